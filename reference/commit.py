@@ -1,0 +1,126 @@
+"""``step``: pages whose KV has been written enter the prefix cache and are offloaded.
+
+Rules STEP-1 to STEP-6.
+"""
+
+from collections.abc import Hashable, Sequence
+
+from pagedkv.reference.allocation import snapshot
+from pagedkv.reference.context import Context
+from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
+from pagedkv.reference.events import Stepped
+from pagedkv.reference.identity import page_digests
+from pagedkv.reference.lengths import written_tokens
+from pagedkv.reference.state import Request, State
+from pagedkv.reference.transfers import issue
+
+
+def check_batches(
+    state: State, batches: Sequence[Sequence[Context]], call: str
+) -> list[tuple[int, Context, Request]]:
+    """Every context of ``batches`` with its replica and request (INPUT-1, INPUT-2).
+
+    Raises:
+        BatchesError: Not one batch per replica, or a request appears twice.
+        UnknownRequestError: A request is not claimed on its batch's replica.
+        AllocPendingError: An allocation still waits for transfers.
+    """
+    if len(batches) != len(state.pools):
+        raise BatchesError(
+            f"{call} got {len(batches)} batch(es) for {len(state.pools)} replica(s): "
+            "pass one batch per replica, an empty one where there is nothing to do"
+        )
+    rows: list[tuple[int, Context, Request]] = []
+    seen: set[Hashable] = set()
+    for replica, batch in enumerate(batches):
+        for ctx in batch:
+            if ctx.request_id in seen:
+                raise BatchesError(
+                    f"{call} got request {ctx.request_id!r} twice: each may appear once"
+                )
+            seen.add(ctx.request_id)
+            rows.append((replica, ctx, state.settled_request(ctx.request_id, replica, call)))
+    return rows
+
+
+def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
+    """Commit what the requests of ``batches`` have computed since their last step.
+
+    Raises:
+        BlocksNotAllocatedError: A request has computed more than its pages hold (STEP-1).
+        See also :func:`check_batches`.
+    """
+    # CHECK
+    rows = check_batches(state, batches, "step")
+    size = state.params.page_size
+    for _, ctx, request in rows:
+        full = written_tokens(ctx) // size
+        if full > len(request.pages) and not request.dummy:
+            raise BlocksNotAllocatedError(ctx.request_id, needed=full, allocated=len(request.pages))
+
+    for _, ctx, request in rows:
+        if not state.params.enable_prefix_caching or request.fenced or request.dummy:
+            continue
+
+        # MATCH, TAKE: full pages enter the cache, or give way to those that are there
+        full = max(request.committed, written_tokens(ctx) // size)
+        if full == request.committed == request.offered:
+            continue
+        request.digests = page_digests(
+            ctx,
+            count=max(full, len(request.digests)),
+            page_size=size,
+            algorithm=state.params.kv_hash_algo,
+            seed=state.params.kv_hash_seed,
+            known=request.digests,
+        )
+        _commit(state, request, full)
+
+        # MOVE
+        transfers = _offload(state, request)
+
+        # RECORD
+        committed = request.digests[: request.committed]
+        state.emit(
+            Stepped(
+                ctx.request_id,
+                snapshot(state, ctx, committed),
+                tuple(request.pages),
+                tuple(transfers),
+            )
+        )
+
+
+def _commit(state: State, request: Request, full: int) -> None:
+    """The pages up to ``full`` become hittable; what is cached already is shared (STEP-4)."""
+    pool = state.pools[request.replica]
+    for n, key in enumerate(state.keys(request.digests[:full])):
+        if n < request.committed:
+            continue
+        cached, own = pool.page_of.get(key), request.pages[n]
+        if cached is None:
+            pool.commit(own, key)
+        elif state.params.deduplication == "swap":
+            pool.hold(cached)
+            pool.release(own)
+            request.pages[n] = cached
+    request.committed = full
+
+
+def _offload(state: State, request: Request) -> list[str]:
+    """Offer the committed chain to the tiers below, in prefix order (STEP-5)."""
+    chain = state.keys(request.digests[: request.committed])
+    new = request.committed - request.offered
+    request.offered = request.committed
+    if not new:
+        return []
+    pages = request.pages[: request.committed]
+    pool, connector = state.pools[request.replica], state.connector
+    if connector.policy == "write_back" and connector.first is not None:
+        first = connector.tiers[connector.first]
+        pool.dirty.update(
+            pool.page_of[key]
+            for key in chain[-new:]
+            if key in pool.page_of and not first.holds(key)
+        )
+    return [issue(state, t) for t in connector.offload(chain, pages, request.replica, new=new)]

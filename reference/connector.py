@@ -1,0 +1,362 @@
+"""The tiers below the devices, as one thing that the manager loads from and offloads to.
+
+Rules TIER-1 to TIER-9. All replicas share one connector; content is the same for all of them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pagedkv.reference.buffers import KVCacheMemory
+from pagedkv.reference.identity import PageKey
+from pagedkv.reference.metrics import KVCacheMetrics
+from pagedkv.reference.page_bytes import read_page, write_page
+from pagedkv.reference.tier_names import BLOCK_IS_LOST, FailReason, LowerTier, TierName
+from pagedkv.reference.tiers import Block, Tier
+from pagedkv.reference.transfer import Transfer
+
+WritePolicy = Literal["through", "write_back", "reuse"]
+"""When committed pages are offloaded: at once, before they are evicted, at their second use."""
+
+LOCAL: tuple[LowerTier, ...] = ("host", "disk")
+"""Lower tiers whose recency this process keeps."""
+
+
+@dataclass
+class TierConnector:
+    """Host memory, disk and block store below the devices; any of them may be missing.
+
+    With no tier at all it is the ``null`` connector: every look-up misses, every offload is empty.
+    """
+
+    memories: Sequence[Sequence[KVCacheMemory]]
+    """By replica: the device memory units that transfers read and write."""
+    tiers: dict[LowerTier, Tier] = field(default_factory=dict)
+    """The tiers that exist, fastest first."""
+    policy: WritePolicy = "through"
+    """When committed pages are offloaded."""
+    uses: "OrderedDict[PageKey, int]" = field(default_factory=OrderedDict)
+    """For ``reuse``: how often recent blocks were used, the longest unused first."""
+    uses_limit: int = 0
+    """For ``reuse``: how many blocks :attr:`uses` remembers."""
+    copied: KVCacheMetrics = field(default_factory=KVCacheMetrics)
+    """Copy counters of this connector."""
+
+    @property
+    def first(self) -> LowerTier | None:
+        """The tier that offloads go to."""
+        return next(iter(self.tiers), None)
+
+    def lookup(self, keys: Sequence[PageKey], peers: Sequence[Tier] = ()) -> list[LowerTier | None]:
+        """By block: the fastest tier that holds it, or ``None``. Changes nothing (ALLOC-4)."""
+        return [self._find(key, peers)[0] for key in keys]
+
+    def touch(self, chain: Sequence[PageKey]) -> None:
+        """A hit: refresh the blocks of ``chain``, root first, in all local tiers (TIER-4)."""
+        for name in LOCAL:
+            if name in self.tiers:
+                self.tiers[name].refresh(chain)
+
+    def load(
+        self,
+        source: LowerTier,
+        keys: Sequence[PageKey],
+        pages: Sequence[int],
+        replica: int,
+        chain: Sequence[PageKey],
+        peers: Sequence[Tier] = (),
+    ) -> Transfer:
+        """Issue the load of ``keys`` from ``source`` into device ``pages``.
+
+        What comes from below host memory also gets a host slot, as far as there are any (TIER-2).
+        """
+        blocks = [self._must_find(key, source, peers) for key in keys]
+        for block in blocks:
+            block.pins += 1
+        promoted: list[Block] = []
+        if source != "host" and "host" in self.tiers:
+            host, protected = self.tiers["host"], frozenset(chain)
+            for block in blocks:
+                slot = (
+                    None
+                    if host.holds(block.key)
+                    else host.reserve(block.key, block.parent, protected)
+                )
+                if slot is None:
+                    break
+                promoted.append(slot)
+        return Transfer(
+            kind="onload",
+            source=source,
+            target="device",
+            keys=tuple(keys),
+            replica=replica,
+            pages=tuple(pages),
+            source_blocks=tuple(blocks),
+            promoted_blocks=tuple(promoted),
+            chain=tuple(chain),
+        )
+
+    def offload(
+        self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, *, new: int
+    ) -> list[Transfer]:
+        """Offer a request's committed chain, root first; the last ``new`` blocks are new to it.
+
+        The first tier takes what it lacks, the tiers below it what they lack of the rest; recency
+        of the whole chain is renewed (STEP-5, TIER-4).
+        """
+        if self.first is None:
+            return []
+        wanted = self._wanted(chain, new)
+        run = [i for i in range(wanted) if not self.tiers[self.first].holds(chain[i])]
+        transfers = list(self._reserve_offload(chain, pages, replica, run))
+        transfers += self._write_down(chain[:wanted], chain)
+        self.touch(chain)
+        return transfers
+
+    def clean(self, keys: Sequence[PageKey], pages: Sequence[int], replica: int) -> list[Transfer]:
+        """Offload dirty ``pages``, wherever their parents are, so that they may go (TIER-7)."""
+        if self.first is None:
+            return []
+        tier, protected = self.tiers[self.first], frozenset(keys)
+        slots = [
+            (key, page, slot)
+            for key, page in zip(keys, pages, strict=True)
+            if not tier.holds(key) and (slot := tier.reserve(key, None, protected)) is not None
+        ]
+        if not slots:
+            return []
+        return [self._offload_transfer(slots, replica, tuple(keys))]
+
+    def land(self, transfer: Transfer) -> list[Transfer]:
+        """All bytes have arrived: make them visible, and return the writes that follow."""
+        if transfer.kind == "onload":
+            return self._land_onload(transfer)
+        source_bytes = (
+            [b.content for b in transfer.source_blocks]
+            if transfer.kind == "write"
+            else [read_page(self.memories[_of(transfer)], p) for p in transfer.pages]
+        )
+        tier = self.tiers[_lower(transfer.target)]
+        landed: list[PageKey] = []
+        for block, content in zip(transfer.target_blocks, source_bytes, strict=True):
+            tier.unpin(block)
+            if transfer.fenced or not self._parent_is_here(tier, block):
+                tier.drop(block)
+            elif content is not None and tier.blocks.get(block.name) is block:
+                tier.fill(block, content)
+                landed.append(block.key)
+        for block in transfer.source_blocks:
+            self.tiers[_lower(transfer.source)].unpin(block)
+        self._count(offload_blocks_dropped=len(transfer.keys) - len(landed))
+        if transfer.target == "host":
+            self._count(d2h_blocks_copied=len(landed))
+            return self._write_down(landed, transfer.chain)
+        if transfer.target == "disk":
+            self._count(disk_blocks_written=len(landed))
+        else:
+            self._count(store_blocks_written=len(landed))
+        return []
+
+    def damaged(self, transfer: Transfer) -> list[PageKey]:
+        """Blocks of an onload whose bytes are not those that were written (TIER-5)."""
+        return [b.key for b in transfer.source_blocks if not b.is_intact()]
+
+    def fail(self, transfer: Transfer, reason: FailReason, keys: Sequence[PageKey]) -> None:
+        """The transfer moved nothing, through the fault of ``keys`` (TIER-6)."""
+        for block in transfer.source_blocks:
+            tier = self.tiers[_lower(transfer.source)]
+            tier.unpin(block)
+            if transfer.kind == "onload" and reason in BLOCK_IS_LOST and block.key in keys:
+                tier.drop(block)
+        for block in transfer.promoted_blocks:
+            self._abandon("host", block)
+        for block in transfer.target_blocks:
+            self._abandon(_lower(transfer.target), block)
+        if transfer.kind == "onload":
+            self._count(load_blocks_failed=len(keys))
+        else:
+            self._count(offload_blocks_dropped=len(transfer.keys))
+
+    def reset_prefix_cache(self, new_store_prefix: bytes) -> None:
+        """Forget everything local; on a shared store, look elsewhere (RESET-1, RESET-4)."""
+        for name, tier in self.tiers.items():
+            if name == "store":
+                tier.prefix = new_store_prefix
+            else:
+                tier.reset()
+        self.uses.clear()
+
+    def reset_metrics(self) -> None:
+        """Set the copy counters to zero."""
+        self.copied = KVCacheMetrics()
+        for tier in self.tiers.values():
+            tier.evictions = 0
+
+    @property
+    def metrics(self) -> KVCacheMetrics:
+        """Copy and eviction counters of all tiers below the devices."""
+        return self.copied.plus(
+            host_blocks_evicted=self.tiers["host"].evictions if "host" in self.tiers else 0,
+            disk_blocks_evicted=self.tiers["disk"].evictions if "disk" in self.tiers else 0,
+        )
+
+    def num_blocks(self, name: LowerTier) -> int:
+        """Capacity of a tier in blocks; 0 where it does not exist or has no bound here."""
+        return (self.tiers[name].capacity or 0) if name in self.tiers else 0
+
+    def num_used_blocks(self, name: LowerTier) -> int:
+        """Slots of a tier in use, those in flight included."""
+        return self.tiers[name].used if name in self.tiers else 0
+
+    def _land_onload(self, transfer: Transfer) -> list[Transfer]:
+        memory = self.memories[_of(transfer)]
+        for block, page in zip(transfer.source_blocks, transfer.pages, strict=True):
+            assert block.content is not None
+            write_page(memory, page, block.content)
+        source = self.tiers[_lower(transfer.source)]
+        filled: list[PageKey] = []
+        for slot, block in zip(transfer.promoted_blocks, transfer.source_blocks, strict=False):
+            host = self.tiers["host"]
+            host.unpin(slot)
+            if transfer.fenced:
+                host.drop(slot)
+            elif block.content is not None and host.blocks.get(slot.name) is slot:
+                host.fill(slot, block.content)
+                filled.append(slot.key)
+        for block in transfer.source_blocks:
+            source.unpin(block)
+        self._count(h2d_blocks_copied=len(transfer.keys))
+        if transfer.source == "disk":
+            self._count(disk_blocks_read=len(transfer.keys))
+        elif transfer.source == "store":
+            self._count(store_blocks_read=len(transfer.keys))
+        return self._write_down(filled, transfer.chain)
+
+    def _wanted(self, chain: Sequence[PageKey], new: int) -> int:
+        """How many leading blocks of ``chain`` the policy wants below the device."""
+        if self.policy == "through":
+            return len(chain)
+        if self.policy == "write_back":
+            return 0
+        for key in chain[len(chain) - new :]:
+            self.uses[key] = self.uses.pop(key, 0) + 1
+            if len(self.uses) > self.uses_limit:
+                self.uses.popitem(last=False)
+        wanted = 0
+        while wanted < len(chain) and self.uses.get(chain[wanted], 0) >= 2:
+            wanted += 1
+        return wanted
+
+    def _reserve_offload(
+        self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, run: Sequence[int]
+    ) -> Iterator[Transfer]:
+        """At most one transfer, of the blocks ``run`` of the chain that find a slot."""
+        assert self.first is not None
+        tier, protected = self.tiers[self.first], frozenset(chain)
+        slots: list[tuple[PageKey, int, Block]] = []
+        for i in run:
+            slot = tier.reserve(chain[i], chain[i - 1] if i else None, protected)
+            if slot is None:
+                # A block without its parent would be out of reach: the descendants go with it.
+                self._count(offload_blocks_dropped=len(run) - len(slots))
+                break
+            slots.append((chain[i], pages[i], slot))
+        if slots:
+            yield self._offload_transfer(slots, replica, tuple(chain))
+
+    def _offload_transfer(
+        self,
+        slots: Sequence[tuple[PageKey, int, Block]],
+        replica: int,
+        chain: tuple[PageKey, ...],
+    ) -> Transfer:
+        assert self.first is not None
+        return Transfer(
+            kind="offload",
+            source="device",
+            target=self.first,
+            keys=tuple(key for key, _, _ in slots),
+            replica=replica,
+            pages=tuple(page for _, page, _ in slots),
+            target_blocks=tuple(slot for _, _, slot in slots),
+            chain=chain,
+        )
+
+    def _write_down(
+        self, keys: Sequence[PageKey], chain: tuple[PageKey, ...] | Sequence[PageKey]
+    ) -> list[Transfer]:
+        """Issue writes of blocks that are in host memory to the tiers below that lack them."""
+        if self.first != "host":
+            return []
+        transfers: list[Transfer] = []
+        protected = frozenset(chain)
+        for name, tier in self.tiers.items():
+            if name == "host":
+                continue
+            sources: list[Block] = []
+            slots: list[Block] = []
+            for key in keys:
+                block = self.tiers["host"].find(key)
+                if block is None or tier.holds(key):
+                    continue
+                if not self._parent_is_here(tier, block):
+                    break
+                slot = tier.reserve(key, block.parent, protected)
+                if slot is None:
+                    self._count(offload_blocks_dropped=1)
+                    break
+                sources.append(block)
+                slots.append(slot)
+            if slots:
+                for block in sources:
+                    block.pins += 1
+                transfers.append(
+                    Transfer(
+                        kind="write",
+                        source="host",
+                        target=name,
+                        keys=tuple(block.key for block in sources),
+                        source_blocks=tuple(sources),
+                        target_blocks=tuple(slots),
+                        chain=tuple(chain),
+                    )
+                )
+                if name in LOCAL:
+                    tier.refresh(chain)
+        return transfers
+
+    def _parent_is_here(self, tier: Tier, block: Block) -> bool:
+        return self.policy == "write_back" or block.parent is None or tier.holds(block.parent)
+
+    def _abandon(self, name: LowerTier, block: Block) -> None:
+        self.tiers[name].unpin(block)
+        self.tiers[name].drop(block)
+
+    def _find(self, key: PageKey, peers: Sequence[Tier]) -> tuple[LowerTier | None, Block | None]:
+        for name, tier in self.tiers.items():
+            if (block := tier.find(key)) is not None:
+                return name, block
+        for tier in peers:
+            if (block := tier.find(key)) is not None:
+                return "store", block
+        return None, None
+
+    def _must_find(self, key: PageKey, source: LowerTier, peers: Sequence[Tier]) -> Block:
+        name, block = self._find(key, peers)
+        assert block is not None and name == source, "load() without a look-up that found it"
+        return block
+
+    def _count(self, **counts: int) -> None:
+        self.copied = self.copied.plus(**counts)
+
+
+def _of(transfer: Transfer) -> int:
+    assert transfer.replica is not None
+    return transfer.replica
+
+
+def _lower(name: TierName) -> LowerTier:
+    assert name in ("host", "disk", "store")
+    return name

@@ -1,0 +1,230 @@
+"""What a manager reports of itself, as it acts: calls and environment events.
+
+A run is the sequence of these events. Calls carry a snapshot of the context they were given and
+their results; environment events say when a transfer landed or failed. Nothing in them depends
+on threads, clocks or streams, so the reference can be fed any recorded run (EVENT-1 to EVENT-4).
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pagedkv.reference.identity import PageKey
+from pagedkv.reference.metrics import PrefixCacheHits
+from pagedkv.reference.tier_names import FailReason
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSnapshot:
+    """What a call saw of the context it was given."""
+
+    length: int
+    """Tokens, placeholders included."""
+    processed: int
+    """Start of the active window."""
+    position: int
+    """End of the active window."""
+    keys: tuple[PageKey, ...] = ()
+    """Identities of the pages that the call looked at, root first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """``claim`` or ``alloc_dummy`` succeeded."""
+
+    request_id: Hashable
+    """The request."""
+    replica: int
+    """Where it lives from now on."""
+    dummy: bool = False
+    """Whether it is mapped to the null page."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocPlanned:
+    """Pages were matched and taken, loads were issued: one indivisible step."""
+
+    request_id: Hashable
+    """The request."""
+    replica: int
+    """Its replica."""
+    context: ContextSnapshot
+    """The context as the call found it."""
+    pages: tuple[int, ...]
+    """The page table that the request gets when the allocation returns."""
+    hits: PrefixCacheHits
+    """The blocks of its prefix that were found, by tier."""
+    transfers: tuple[str, ...]
+    """Transfers that the allocation waits for, joined ones included."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocReturned:
+    """The allocation is complete; the only event that advances a context."""
+
+    request_id: Hashable
+    """The request."""
+    processed: int
+    """Start of the active window from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocCancelled:
+    """A planned allocation was undone."""
+
+    request_id: Hashable
+    """The request."""
+    failed_transfers: tuple[str, ...] = ()
+    """The failed loads that caused it; empty: the caller did."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocRefused:
+    """An allocation did not fit; nothing was changed."""
+
+    request_id: Hashable
+    """The request."""
+    needed: int
+    """Pages it would have taken."""
+    free: int
+    """Pages that were free."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputsBuilt:
+    """``runtime_inputs`` succeeded."""
+
+    batches: tuple[tuple[Hashable, ...], ...]
+    """Request ids by replica."""
+    max_cache_length: int | None
+    """The argument of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """``step`` committed pages of one request."""
+
+    request_id: Hashable
+    """The request."""
+    context: ContextSnapshot
+    """The context as the call found it, with the identities of all its committed pages."""
+    pages: tuple[int, ...]
+    """The page table afterwards: deduplication may have swapped pages."""
+    transfers: tuple[str, ...]
+    """Offloads and writes that were issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """Dirty pages are being offloaded so that they may be evicted."""
+
+    replica: int
+    """Whose pages."""
+    pages: tuple[int, ...]
+    """The pages, oldest first."""
+    transfers: tuple[str, ...]
+    """The offloads that were issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """``release`` succeeded; the id is forgotten."""
+
+    request_id: Hashable
+    """The request."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCacheReset:
+    """``reset_prefix_cache``: nothing cached before can be hit after."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsReset:
+    """``reset_metrics``: all counters are zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOpened:
+    """The disk tier was opened with these blocks."""
+
+    keys: tuple[PageKey, ...]
+    """Blocks that survived, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferIssued:
+    """A transfer is in flight from now on."""
+
+    transfer: str
+    """Its name."""
+    kind: str
+    """``onload``, ``offload`` or ``write``."""
+    source: str
+    """The tier that is read."""
+    target: str
+    """The tier that is written."""
+    keys: tuple[PageKey, ...]
+    """The blocks, root first."""
+    pages: tuple[int, ...]
+    """The device pages that take part."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferLanded:
+    """Environment: all bytes of a transfer have arrived."""
+
+    transfer: str
+    """Its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed:
+    """Environment: a transfer has failed and moved nothing."""
+
+    transfer: str
+    """Its name."""
+    reason: FailReason
+    """Why."""
+    keys: tuple[PageKey, ...]
+    """The blocks at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBudgetRenewed:
+    """Environment: a new day has begun for the disk's write budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """``shutdown``: everything accepted has been written."""
+
+
+Event = (
+    Claimed
+    | AllocPlanned
+    | AllocReturned
+    | AllocCancelled
+    | AllocRefused
+    | InputsBuilt
+    | Stepped
+    | Cleaned
+    | Released
+    | PrefixCacheReset
+    | MetricsReset
+    | DiskOpened
+    | TransferIssued
+    | TransferLanded
+    | TransferFailed
+    | WriteBudgetRenewed
+    | Closed
+)
+"""Anything that a manager reports."""
+
+
+class Tracer(Protocol):
+    """Receives every event at the moment the manager acts on it. Must not call the manager."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+        ...

@@ -1,0 +1,107 @@
+"""Counters of a manager, and the per-tier result of a read-only prefix look-up."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCacheHits:
+    """Blocks of one contiguous cached prefix, by the tier that would serve each (ALLOC-4).
+
+    Tiers may alternate within the prefix, so the counts say how many blocks come from where,
+    not in which order.
+    """
+
+    device_blocks: int = 0
+    """Blocks resident in the replica's own device pool."""
+    peer_blocks: int = 0
+    """Blocks to be copied from another replica's device pool."""
+    host_blocks: int = 0
+    """Blocks to be loaded from host memory."""
+    disk_blocks: int = 0
+    """Blocks to be read from disk."""
+    store_blocks: int = 0
+    """Blocks to be fetched from the block store."""
+
+    @property
+    def total_blocks(self) -> int:
+        """Length of the cached prefix in blocks."""
+        return (
+            self.device_blocks
+            + self.peer_blocks
+            + self.host_blocks
+            + self.disk_blocks
+            + self.store_blocks
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KVCacheMetrics:
+    """Counters since start or ``reset_metrics``; two of them add up field by field.
+
+    Token counters move when an allocation returns, copy counters when a transfer lands
+    (METRIC-1, METRIC-2), so a refused or failed call moves none.
+    """
+
+    input_tokens: int = 0
+    """Tokens that a forward had or has to compute (cache misses)."""
+    cache_tokens: int = 0
+    """Tokens served from the prefix cache, whatever the tier."""
+    device_blocks_served: int = 0
+    """Hit blocks that were resident in the replica's own device pool."""
+    peer_blocks_served: int = 0
+    """Hit blocks that came from another replica's device pool."""
+    host_blocks_served: int = 0
+    """Hit blocks that came from host memory."""
+    disk_blocks_served: int = 0
+    """Hit blocks that came from disk."""
+    store_blocks_served: int = 0
+    """Hit blocks that came from the block store."""
+    device_blocks_evicted: int = 0
+    """Committed device pages whose content was given up to make room."""
+    host_blocks_evicted: int = 0
+    """Host blocks given up to make room."""
+    disk_blocks_evicted: int = 0
+    """Disk blocks given up to make room."""
+    h2d_blocks_copied: int = 0
+    """Blocks copied to the device from host memory (also those that came there from below)."""
+    d2h_blocks_copied: int = 0
+    """Blocks copied from the device to host memory."""
+    cross_replica_blocks_copied: int = 0
+    """Blocks copied from one replica's device pool to another's."""
+    cross_replica_bytes_copied: int = 0
+    """Bytes of those copies, over all shards."""
+    disk_blocks_written: int = 0
+    """Blocks written to disk."""
+    disk_blocks_read: int = 0
+    """Blocks read from disk."""
+    store_blocks_written: int = 0
+    """Blocks put into the block store."""
+    store_blocks_read: int = 0
+    """Blocks fetched from the block store."""
+    offload_blocks_dropped: int = 0
+    """Blocks that a tier below the device did not take: no slot, no budget, a failed transfer."""
+    load_blocks_failed: int = 0
+    """Blocks whose load failed and became a miss."""
+    inflight_disk_ops: int = 0
+    """Disk transfers in flight right now (a level, not a counter)."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all kinds: computed and cached."""
+        return self.input_tokens + self.cache_tokens
+
+    @property
+    def cache_hit_rate(self) -> float:
+        """Share of cached tokens in all tokens, 0 to 1; 0.0 before the first token."""
+        return self.cache_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    def __add__(self, other: Self) -> Self:
+        """The field-by-field sum of two sets of counters."""
+        return type(self)(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    def plus(self, **counts: int) -> Self:
+        """These counters with ``counts`` added."""
+        return self + type(self)(**counts)

@@ -1,0 +1,173 @@
+"""The whole state of the reference manager, as data. The operations are functions over it."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from pagedkv.reference.buffers import KVCacheMemory
+from pagedkv.reference.connector import TierConnector
+from pagedkv.reference.errors import AllocPendingError, ReplicaIndexError, UnknownRequestError
+from pagedkv.reference.events import Event, Tracer
+from pagedkv.reference.identity import PageKey, page_key
+from pagedkv.reference.media import Media
+from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
+from pagedkv.reference.params import KVCacheParamInterface
+from pagedkv.reference.pool import PagePool
+from pagedkv.reference.tier_names import TierName
+from pagedkv.reference.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One block of a cached prefix, and where it would come from."""
+
+    key: PageKey
+    """Its identity."""
+    tier: TierName
+    """The fastest tier that holds it; for a joined load, the tier that is being read."""
+    page: int | None = None
+    """The device page that holds or receives it; ``None``: a page has to be taken."""
+    joined: str | None = None
+    """The load in flight that brings it, if another allocation has issued one."""
+    peer: int | None = None
+    """For ``peer``: the replica that holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocPlan:
+    """What ``begin_alloc`` has done for a request, so that it can be finished or undone."""
+
+    request_id: Hashable
+    """The request."""
+    pages: tuple[int, ...]
+    """The page table that the request gets."""
+    hits: tuple[Hit, ...]
+    """The blocks that were found, after those committed before."""
+    added: tuple[int, ...]
+    """Pages of the table that the request holds because of this plan."""
+    replaced: tuple[int, ...]
+    """Pages that the request held before and gives back when the allocation returns."""
+    transfers: tuple[str, ...]
+    """Transfers to wait for."""
+    processed: int
+    """Start of the active window once the allocation returns."""
+
+    @property
+    def hit_counts(self) -> PrefixCacheHits:
+        """The hits by tier."""
+        return count_hits(self.hits)
+
+
+@dataclass
+class Request:
+    """A claimed request."""
+
+    replica: int
+    """Where it lives."""
+    pages: list[int] = field(default_factory=list)
+    """Its page table: the n-th page holds tokens ``[n * page_size, (n + 1) * page_size)``."""
+    digests: list[bytes] = field(default_factory=list)
+    """Chained digests of its leading full pages, as far as they were needed."""
+    committed: int = 0
+    """Leading pages whose content is identified and cached."""
+    offered: int = 0
+    """Leading committed pages that the tiers below have been offered."""
+    counted: int = 0
+    """Leading tokens that the token counters include."""
+    admitted: bool = False
+    """Whether an allocation has returned."""
+    dummy: bool = False
+    """Whether it is mapped to the null page."""
+    fenced: bool = False
+    """Whether the cache was reset since: it neither hits nor commits any more (RESET-2)."""
+    plan: AllocPlan | None = None
+    """Its allocation that waits for transfers."""
+    failed: set[str] = field(default_factory=set)
+    """Transfers of the plan that have failed."""
+    avoided: set[tuple[TierName, PageKey]] = field(default_factory=set)
+    """Sources that have failed this request and are not asked again (ALLOC-11)."""
+
+
+@dataclass
+class State:
+    """Everything a manager knows."""
+
+    params: KVCacheParamInterface
+    """Shapes, dtypes, parallelism, policies."""
+    pools: list[PagePool]
+    """By replica."""
+    memories: Sequence[Sequence[KVCacheMemory]]
+    """By replica: device memory units for transfers."""
+    connector: TierConnector
+    """The tiers below the devices, shared by all replicas."""
+    media: Media
+    """Where disks and stores live."""
+    requests: dict[Hashable, Request] = field(default_factory=dict)
+    """Claimed requests."""
+    in_flight: dict[str, Transfer] = field(default_factory=dict)
+    """Transfers that have neither landed nor failed, in the order of their issue."""
+    issued: int = 0
+    """Transfers issued so far; gives them their names."""
+    generation: int = 0
+    """How often the prefix cache was reset."""
+    metrics: KVCacheMetrics = field(default_factory=KVCacheMetrics)
+    """Counters of the devices; the connector has its own."""
+    tracer: Tracer | None = None
+    """Receives the events."""
+    closed: bool = False
+    """Whether ``shutdown`` was called."""
+
+    def emit(self, event: Event) -> None:
+        """Report ``event``."""
+        if self.tracer is not None:
+            self.tracer.emit(event)
+
+    def pool(self, replica_idx: int) -> PagePool:
+        """The pages of a replica.
+
+        Raises:
+            ReplicaIndexError: There is no such replica (CLAIM-3).
+        """
+        if not 0 <= replica_idx < len(self.pools):
+            raise ReplicaIndexError(replica_idx, len(self.pools))
+        return self.pools[replica_idx]
+
+    def request(self, request_id: Hashable, replica_idx: int) -> Request:
+        """A claimed request.
+
+        Raises:
+            UnknownRequestError: It is not claimed on that replica (CLAIM-2).
+            ReplicaIndexError: There is no such replica (CLAIM-3).
+        """
+        self.pool(replica_idx)
+        request = self.requests.get(request_id)
+        if request is None or request.replica != replica_idx:
+            lives_on = None if request is None else request.replica
+            raise UnknownRequestError(request_id, replica_idx, lives_on)
+        return request
+
+    def settled_request(self, request_id: Hashable, replica_idx: int, call: str) -> Request:
+        """A claimed request without a planned allocation.
+
+        Raises:
+            AllocPendingError: Its allocation still waits for transfers (ALLOC-13).
+        """
+        request = self.request(request_id, replica_idx)
+        if request.plan is not None:
+            raise AllocPendingError(request_id, call)
+        return request
+
+    def keys(self, digests: Sequence[bytes]) -> tuple[PageKey, ...]:
+        """The keys of pages with these digests."""
+        return tuple(page_key(d, self.params.kv_hash_algo) for d in digests)
+
+    def count(self, **counts: int) -> None:
+        """Add to the counters."""
+        self.metrics = self.metrics.plus(**counts)
+
+
+def count_hits(hits: Sequence[Hit]) -> PrefixCacheHits:
+    """``hits`` by tier."""
+    by_tier = {"device": 0, "peer": 0, "host": 0, "disk": 0, "store": 0}
+    for hit in hits:
+        by_tier[hit.tier] += 1
+    return PrefixCacheHits(**{f"{tier}_blocks": n for tier, n in by_tier.items()})

@@ -1,0 +1,159 @@
+"""Issuing, landing and failing transfers: the only places where their pins go on and off.
+
+Rules XFER-1 to XFER-6.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from pagedkv.reference.errors import UnknownTransferError
+from pagedkv.reference.events import TransferFailed, TransferIssued, TransferLanded
+from pagedkv.reference.identity import PageKey
+from pagedkv.reference.page_bytes import copy_page
+from pagedkv.reference.state import State
+from pagedkv.reference.tier_names import FailReason
+from pagedkv.reference.transfer import Transfer
+
+
+def issue(state: State, transfer: Transfer) -> str:
+    """Put ``transfer`` in flight: name it and pin the device pages it uses (XFER-1, POOL-7)."""
+    state.issued += 1
+    transfer.id = f"{transfer.kind}-{state.issued}"
+    state.in_flight[transfer.id] = transfer
+    if transfer.replica is not None:
+        pool = state.pools[transfer.replica]
+        pool.pin(transfer.pages)
+        if transfer.kind == "onload":
+            for page, key in zip(transfer.pages, transfer.keys, strict=True):
+                pool.begin_load(page, key)
+    if transfer.source_replica is not None:
+        state.pools[transfer.source_replica].pin(transfer.source_pages)
+    state.emit(
+        TransferIssued(
+            transfer.id,
+            transfer.kind,
+            transfer.source,
+            transfer.target,
+            transfer.keys,
+            transfer.pages,
+        )
+    )
+    return transfer.id
+
+
+def land(state: State, transfer_id: str) -> None:
+    """All bytes of a transfer have arrived (XFER-3).
+
+    Bytes that are not those that were written make it a failed transfer instead (TIER-5).
+
+    Raises:
+        UnknownTransferError: It is not in flight (XFER-2).
+    """
+    # CHECK
+    transfer = _find(state, transfer_id)
+    damaged = state.connector.damaged(transfer)
+    if damaged:
+        fail(state, transfer_id, "corrupt", damaged)
+        return
+
+    # MOVE: the bytes, then the pins
+    follow_ups: list[Transfer] = []
+    if transfer.source_replica is not None:
+        _copy_from_peer(state, transfer)
+    else:
+        follow_ups = state.connector.land(transfer)
+    _settle(state, transfer, visible=not transfer.fenced)
+
+    # RECORD
+    state.emit(TransferLanded(transfer_id))
+    for follow_up in follow_ups:
+        issue(state, follow_up)
+
+
+def fail(
+    state: State, transfer_id: str, reason: FailReason, keys: Iterable[PageKey] | None = None
+) -> None:
+    """A transfer has failed and moved nothing (XFER-4).
+
+    ``keys`` names the blocks at fault, by default all. After ``io_error``, ``corrupt`` and
+    ``missing`` the source gives these blocks up; the others stay where they are (TIER-6).
+
+    Raises:
+        UnknownTransferError: It is not in flight (XFER-2).
+        ValueError: ``keys`` names a block that the transfer does not carry.
+    """
+    # CHECK
+    transfer = _find(state, transfer_id)
+    at_fault = transfer.keys if keys is None else tuple(keys)
+    if not set(at_fault) <= set(transfer.keys) or not at_fault:
+        raise ValueError(
+            f"keys must name blocks of transfer {transfer_id}, at least one; it carries "
+            f"{[key.hex() for key in transfer.keys]}"
+        )
+
+    # MOVE: nothing; the pins come off
+    if transfer.source_replica is None:
+        state.connector.fail(transfer, reason, at_fault)
+    else:
+        state.count(load_blocks_failed=len(at_fault))
+    _settle(state, transfer, visible=False)
+    if transfer.kind == "onload":
+        _tell_waiting(state, transfer, at_fault)
+
+    # RECORD
+    state.emit(TransferFailed(transfer_id, reason, at_fault))
+
+
+def land_all(state: State) -> None:
+    """Land whatever is in flight, in the order of issue, until nothing is."""
+    while state.in_flight:
+        land(state, next(iter(state.in_flight)))
+
+
+def fence(state: State) -> None:
+    """Nothing that is in flight now becomes visible when it lands (RESET-2)."""
+    for transfer in state.in_flight.values():
+        transfer.fenced = True
+
+
+def _find(state: State, transfer_id: str) -> Transfer:
+    if transfer_id not in state.in_flight:
+        raise UnknownTransferError(transfer_id)
+    return state.in_flight[transfer_id]
+
+
+def _copy_from_peer(state: State, transfer: Transfer) -> None:
+    assert transfer.replica is not None and transfer.source_replica is not None
+    nbytes = 0
+    for source_page, page in zip(transfer.source_pages, transfer.pages, strict=True):
+        nbytes += copy_page(
+            state.memories[transfer.source_replica],
+            source_page,
+            state.memories[transfer.replica],
+            page,
+        )
+    state.count(cross_replica_blocks_copied=len(transfer.keys), cross_replica_bytes_copied=nbytes)
+
+
+def _settle(state: State, transfer: Transfer, *, visible: bool) -> None:
+    """Take the pins off; pages that were loaded become visible or lose their content."""
+    del state.in_flight[transfer.id]
+    if transfer.source_replica is not None:
+        state.pools[transfer.source_replica].unpin(transfer.source_pages)
+    if transfer.replica is None:
+        return
+    pool = state.pools[transfer.replica]
+    pool.unpin(transfer.pages)
+    if transfer.kind == "onload":
+        for page in transfer.pages:
+            pool.end_load(page, visible=visible)
+    else:
+        # Landed or failed, the tier below has had its chance: the page may be evicted (TIER-7).
+        pool.dirty.difference_update(transfer.pages)
+
+
+def _tell_waiting(state: State, transfer: Transfer, at_fault: Sequence[PageKey]) -> None:
+    """Every allocation that waits for a failed load is undone when it would return (ALLOC-11)."""
+    for request in state.requests.values():
+        if request.plan is not None and transfer.id in request.plan.transfers:
+            request.failed.add(transfer.id)
+            request.avoided.update((transfer.source, key) for key in at_fault)

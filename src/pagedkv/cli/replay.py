@@ -1,0 +1,209 @@
+"""``pagedkv replay``: a workload on an implementation."""
+
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from pagedkv.cli.errors import CommandError
+from pagedkv.cli.options import BlockSizeOption, FormatOption, JsonOption, TraceArgument
+from pagedkv.cli.output import emit, fact_table, number, progress_bar, share, warn
+from pagedkv.implementations import UnknownImplementationError, resolve_implementation
+from pagedkv.traces.capacity import demand_of
+from pagedkv.traces.errors import UnreadableTraceError
+from pagedkv.traces.reader import Workload
+from pagedkv.traces.replay_report import ReplayReport
+from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
+
+if TYPE_CHECKING:
+    from pagedkv.reference.interfaces import SyncKVCacheManager
+
+UNBOUNDED = "unbounded"
+"""What ``--pages`` says for a pool that never has to evict."""
+
+REQUIRED_METHODS = (
+    *("claim", "alloc", "step", "release", "runtime_inputs", "shutdown"),
+    *("get_metrics_aggregated", "get_prefix_cache_hit_counts", "num_free_blocks"),
+    *("poll_transfers", "pending_transfers_exist"),
+)
+"""What a replay calls on a manager."""
+
+
+def pages_or_unbounded(text: str) -> str:
+    """Check the value of ``--pages``."""
+    if text != UNBOUNDED and not (text.isdecimal() and int(text) >= 1):
+        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor '{UNBOUNDED}'.")
+    return text
+
+
+def replay_command(
+    trace: TraceArgument,
+    impl: Annotated[
+        str, typer.Option(metavar="NAME", help="'reference', or 'package.module:factory'.")
+    ] = "reference",
+    page_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="TOKENS", help="By default the block size of the trace."),
+    ] = None,
+    pages: Annotated[
+        str,
+        typer.Option(
+            metavar="N|unbounded",
+            callback=pages_or_unbounded,
+            help="Device pages per replica; 'unbounded' is enough to never evict.",
+        ),
+    ] = UNBOUNDED,
+    host_pages: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Pages of the host tier; 0 for none.")
+    ] = 0,
+    disk_pages: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Pages of the disk tier, behind a host tier; 0 for none."
+        ),
+    ] = 0,
+    replicas: Annotated[int, typer.Option(min=1, metavar="N", help="Data-parallel replicas.")] = 1,
+    concurrency: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Most requests in flight.")
+    ] = 1,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode/--no-decode", help="Generate whole answers, or one token per request."
+        ),
+    ] = False,
+    runtime_inputs: Annotated[
+        bool, typer.Option("--runtime-inputs", help="Also ask for the inputs of every forward.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Replay only the first N requests.")
+    ] = None,
+    format: FormatOption = None,
+    block_size: BlockSizeOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Replay a workload: which pages hit, in which tier, and how long the calls take.
+
+    Requests are admitted in file order, as soon as there is room; arrival times play no part.
+    """
+    if disk_pages and not host_pages:
+        raise typer.BadParameter(
+            "a disk tier needs a host tier in front of it; give --host-pages, too.",
+            param_hint="--disk-pages",
+        )
+    try:
+        factory = resolve_implementation(impl)
+    except UnknownImplementationError as error:
+        raise typer.BadParameter(str(error), param_hint="--impl") from error
+    workload = Workload(trace, format=format, block_size=block_size)
+    page_size = page_size or workload.header.block_size
+    # Reading once ahead finds a malformed line before hours of replay, not after.
+    demand = demand_of(islice(workload, limit), page_size, decode=decode)
+    if demand.requests == 0:
+        raise UnreadableTraceError(
+            "the trace holds no request", remedy="check that it was written completely"
+        ).at(trace, None)
+    with TemporaryDirectory(prefix="pagedkv-disk-") as disk_dir, progress_bar() as progress:
+        setup = ReplaySetup(
+            page_size=page_size,
+            total_num_pages=demand.pages if pages == UNBOUNDED else int(pages),
+            total_num_host_pages=host_pages,
+            total_num_disk_pages=disk_pages,
+            disk_dir=Path(disk_dir),
+            replicas=replicas,
+            max_batch_size=concurrency,
+        )
+        # Imported late because it brings in torch: a wrong option should be told at once.
+        from pagedkv.traces.replay import ReplayOptions, replay
+
+        task = progress.add_task(f"replaying on {impl}", total=demand.requests)
+        report = replay(
+            islice(workload, limit),
+            workload.header.block_size,
+            checked(impl, factory),
+            setup,
+            ReplayOptions(concurrency, decode, runtime_inputs),
+            on_request_done=lambda: progress.advance(task),
+        )
+    warnings = workload.oddities.texts()
+    warn(warnings)
+    parameters = {
+        "page_size": page_size,
+        "pages": setup.total_num_pages,
+        "host_pages": host_pages,
+        "disk_pages": disk_pages,
+        "replicas": replicas,
+        "concurrency": concurrency,
+        "decode": decode,
+        "runtime_inputs": runtime_inputs,
+        "limit": limit,
+    }
+    result = {
+        "implementation": impl,
+        "trace": str(trace),
+        "format": workload.format.name,
+        "block_size": workload.header.block_size,
+        "parameters": parameters,
+        "hit_rate": report.hit_rate,
+        **asdict(report),
+        "warnings": warnings,
+    }
+    emit(result, replay_table(f"{trace.name} on {impl}", setup, report), json)
+
+
+def checked(impl: str, factory: ManagerFactory) -> ManagerFactory:
+    """The same factory, its failures told as what they are: a wrong ``--impl`` or size."""
+
+    def build(setup: ReplaySetup) -> "SyncKVCacheManager":
+        try:
+            manager = factory(setup)
+        except Exception as error:
+            raise CommandError(
+                f"--impl {impl} cannot build a manager of this size: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        missing = [name for name in REQUIRED_METHODS if not hasattr(manager, name)]
+        if missing:
+            raise CommandError(
+                f"--impl {impl} built a {type(manager).__name__}, which lacks what a replay "
+                f"calls: {', '.join(missing)}"
+            )
+        return manager
+
+    return build
+
+
+def replay_table(title: str, setup: ReplaySetup, report: ReplayReport) -> RenderableType:
+    """The result of one replay for people."""
+    facts = fact_table(title)
+    per_second = report.requests / report.seconds if report.seconds else 0
+    facts.add_row("requests", number(report.requests), f"{per_second:,.0f} per second")
+    facts.add_row("  refused", number(report.refused), "larger than the whole pool")
+    if report.preemptions:
+        facts.add_row("  preemptions", number(report.preemptions))
+    facts.add_row("prompt pages", number(report.pages_referenced), f"{setup.page_size} tokens each")
+    facts.add_row(
+        "  hit", number(report.pages_hit), share(report.pages_hit, report.pages_referenced)
+    )
+    for tier, hits in report.hits_by_tier.items():
+        if hits or tier == "device":
+            facts.add_row(f"    {tier}", number(hits), share(hits, report.pages_referenced))
+    facts.add_row("prompt tokens", number(report.tokens_total))
+    facts.add_row("  hit", number(report.tokens_hit), share(report.tokens_hit, report.tokens_total))
+    facts.add_row(
+        "evictions", number(report.evictions), f"of {number(setup.total_num_pages)} device pages"
+    )
+    facts.add_row("seconds", f"{report.seconds:.2f}")
+
+    calls = Table(box=None, pad_edge=False, header_style="bold")
+    calls.add_column("call", overflow="fold")
+    for heading in ("count", "p50 µs", "p99 µs"):
+        calls.add_column(heading, justify="right", no_wrap=True)
+    for name, times in report.calls.items():
+        calls.add_row(name, number(times.count), f"{times.p50_us:,.1f}", f"{times.p99_us:,.1f}")
+    return Group(facts, "", calls)

@@ -1,0 +1,96 @@
+"""Finds the implementation that a command is to run on, by name."""
+
+import importlib
+from typing import TYPE_CHECKING, cast
+
+from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
+
+if TYPE_CHECKING:
+    from pagedkv.reference.interfaces import SyncKVCacheManager
+
+
+class UnknownImplementationError(ValueError):
+    """An implementation is asked for that cannot be found."""
+
+
+def resolve_implementation(name: str) -> ManagerFactory:
+    """The factory of ``reference``, or of ``package.module:factory``.
+
+    A factory takes one :class:`~pagedkv.traces.replay_setup.ReplaySetup` and returns a manager.
+
+    Raises:
+        UnknownImplementationError: The name has another form, the module cannot be imported, or
+            it has no such factory.
+    """
+    if name == "reference":
+        return reference_manager
+    module_name, separator, factory_name = name.partition(":")
+    if not (module_name and separator and factory_name):
+        raise UnknownImplementationError(
+            f"{name!r} is no implementation: use 'reference' or 'package.module:factory'"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UnknownImplementationError(
+            f"{name!r}: module {module_name!r} cannot be imported ({error}); "
+            "install it, or add its folder to PYTHONPATH"
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise UnknownImplementationError(
+            f"{name!r}: module {module_name!r} has no function {factory_name!r}"
+        )
+    return cast("ManagerFactory", factory)
+
+
+def reference_manager(setup: ReplaySetup) -> "SyncKVCacheManager":
+    """The reference manager with one byte per token, on the CPU.
+
+    Raises:
+        ValueError: The machine does not have the memory.
+    """
+    # torch takes seconds to import: commands that need no manager do without it.
+    import torch
+
+    from pagedkv.reference import (
+        DeviceRef,
+        InferenceSession,
+        KVCacheParams,
+        KVConnectorConfig,
+        KVConnectorType,
+        PagedKVCacheManager,
+    )
+
+    connector, config = KVConnectorType.null, None
+    if setup.total_num_disk_pages:
+        connector = KVConnectorType.tiered
+        config = KVConnectorConfig(
+            disk_offload_dir=str(setup.disk_dir),
+            disk_offload_max_gb=setup.total_num_disk_pages * setup.page_size / 1e9,
+        )
+    elif setup.total_num_host_pages:
+        connector = KVConnectorType.local
+    devices = [DeviceRef.CPU()] * setup.replicas
+    params = KVCacheParams(
+        dtype=torch.int8,
+        n_kv_heads=1,
+        head_dim=1,
+        num_layers=1,
+        devices=devices,
+        enable_prefix_caching=True,
+        kv_connector=connector,
+        kv_connector_config=config,
+        host_kvcache_swap_space_gb=0.0,  # total_num_host_pages decides
+        page_size=setup.page_size,
+        is_mla=True,
+        num_q_heads=1,
+        data_parallel_degree=setup.replicas,
+    )
+    return PagedKVCacheManager(
+        params,
+        InferenceSession(devices=devices),
+        setup.total_num_pages,
+        setup.total_num_host_pages,
+        max_batch_size=setup.max_batch_size,
+    )

@@ -1,0 +1,306 @@
+"""Replays a workload on any manager, the way a simple server would drive it.
+
+Each round grows what runs, admits what waits, runs one forward over all of it and releases what
+is done. With a concurrency of 1 and without decoding, that is for each request in file order:
+``claim``, ``alloc``, one forward over the whole prompt, one sampled token, ``step``, ``release``.
+
+There is no model: a forward computes nothing, and the tokens it samples are made up. Arrival
+times are not simulated either; a request is admitted as soon as its turn and pages have come.
+"""
+
+from array import array
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter_ns
+from typing import ParamSpec, TypeVar
+
+from pagedkv.reference.context import TextContext
+from pagedkv.reference.errors import InsufficientBlocksError
+from pagedkv.reference.interfaces import SyncKVCacheManager
+from pagedkv.reference.metrics import KVCacheMetrics
+from pagedkv.reference.tokens import TokenBuffer
+from pagedkv.traces.replay_report import TIERS, CallTimes, ReplayReport
+from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
+from pagedkv.traces.tokens import generated_token, tokens_of
+from pagedkv.traces.workload import WorkloadRequest
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How to drive the manager."""
+
+    concurrency: int = 1
+    """Most requests in flight, 1 or more."""
+    decode: bool = False
+    """Whether answers are generated to their full length, or end with their first token."""
+    runtime_inputs: bool = False
+    """Whether to ask for the inputs of every forward, although no model reads them."""
+
+
+def replay(
+    requests: Iterable[WorkloadRequest],
+    block_size: int,
+    factory: ManagerFactory,
+    setup: ReplaySetup,
+    options: ReplayOptions | None = None,
+    on_request_done: Callable[[], None] = lambda: None,
+) -> ReplayReport:
+    """Serve ``requests`` on a fresh manager and report what its cache did.
+
+    Args:
+        requests: The workload; taken one by one as they are admitted.
+        block_size: Tokens per hash id, from the workload's header.
+        factory: Builds the manager, which is shut down at the end.
+        setup: The manager's sizes.
+        options: How to drive it; one request at a time by default.
+        on_request_done: Called whenever a request was served or refused.
+
+    Raises:
+        TraceError: The workload turns out to be malformed.
+    """
+    manager = factory(setup)
+    try:
+        return _Driver(
+            enumerate(requests),
+            block_size,
+            manager,
+            setup,
+            options or ReplayOptions(),
+            on_request_done,
+        ).run()
+    finally:
+        manager.shutdown()
+
+
+@dataclass(eq=False)
+class _Job:
+    """One request on its way through the manager."""
+
+    index: int
+    """Its number in the workload, counted from 0."""
+    request: WorkloadRequest
+    """What the workload says about it."""
+    context: TextContext
+    """Its tokens; a new context after every preemption."""
+    replica: int = 0
+    """Where it runs, or ran last."""
+    generated: int = 0
+    """Tokens sampled so far."""
+
+    def is_done(self, *, decode: bool) -> bool:
+        return not decode or self.generated >= self.request.output_length
+
+
+class _Driver:
+    """The state of one replay, and its rounds."""
+
+    def __init__(
+        self,
+        arrivals: Iterator[tuple[int, WorkloadRequest]],
+        block_size: int,
+        manager: SyncKVCacheManager,
+        setup: ReplaySetup,
+        options: ReplayOptions,
+        on_request_done: Callable[[], None],
+    ) -> None:
+        self.arrivals = arrivals
+        self.block_size = block_size
+        self.manager = manager
+        self.setup = setup
+        self.options = options
+        self.on_request_done = on_request_done
+        self.running: list[_Job] = []  # in order of admission
+        self.waiting: deque[_Job] = deque()  # preempted ones, then the next arrival
+        self.head_waits_for_pages = False  # and nothing was released since
+        self.durations_ns: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
+        self.requests = self.pages_referenced = self.tokens_total = 0
+        self.refused = self.preemptions = self.tokens_generated = 0
+
+    def run(self) -> ReplayReport:
+        before = self.manager.get_metrics_aggregated()
+        started_ns = perf_counter_ns()
+        while self.running or self.head():
+            if not self.grow_running():
+                self.admit_waiting()
+            if self.running:
+                self.forward()
+        seconds = (perf_counter_ns() - started_ns) / 1e9
+        return self.report(before, self.manager.get_metrics_aggregated(), seconds)
+
+    # The rounds
+
+    def grow_running(self) -> bool:
+        """Get each running request the page its next token may need, the oldest first.
+
+        Where no page is free, the youngest request of that replica is preempted; a request that
+        is alone there and still does not fit never will. Returns whether any was preempted.
+        """
+        preempted = False
+        for job in list(self.running):
+            while job in self.running and not self.alloc(job):
+                victim = [other for other in self.running if other.replica == job.replica][-1]
+                if victim is not job or self.has_company(job):
+                    self.preempt(victim)
+                    preempted = True
+                elif not self.settle(job.replica):
+                    self.running.remove(job)
+                    self.refuse(job)
+        return preempted
+
+    def admit_waiting(self) -> None:
+        """Admit requests strictly first come first served, as far as places and pages go."""
+        while len(self.running) < self.options.concurrency and not self.head_waits_for_pages:
+            job = self.head()
+            if job is None:
+                return
+            job.replica = self.choose_replica(job)
+            self.timed("claim", self.manager.claim, job.context.request_id, job.replica)
+            if self.alloc(job):
+                self.waiting.popleft()
+                self.running.append(job)
+            elif self.has_company(job):
+                self.release(job)
+                self.head_waits_for_pages = True
+            elif self.settle(job.replica):
+                self.release(job)
+            else:
+                self.waiting.popleft()
+                self.refuse(job)
+
+    def forward(self) -> None:
+        """Run all requests through one forward, and release those that are done."""
+        batches: list[list[TextContext]] = [[] for _ in range(self.setup.replicas)]
+        for job in self.running:
+            batches[job.replica].append(job.context)
+        if self.options.runtime_inputs:
+            self.timed("runtime_inputs", self.manager.runtime_inputs, batches)
+        for job in self.running:
+            job.context.update(generated_token(job.index, job.generated))
+            job.generated += 1
+        self.tokens_generated += len(self.running)
+        self.timed("step", self.manager.step, batches)
+        done = [job for job in self.running if job.is_done(decode=self.options.decode)]
+        self.running = [job for job in self.running if job not in done]
+        for job in done:
+            self.release(job)
+            self.on_request_done()
+
+    # The queue
+
+    def head(self) -> _Job | None:
+        """The request whose turn it is, taken from the workload if none was put back."""
+        if not self.waiting:
+            for index, request in islice(self.arrivals, 1):
+                self.requests += 1
+                self.pages_referenced += request.input_length // self.setup.page_size
+                self.tokens_total += request.input_length
+                context = TextContext(
+                    max_length=request.input_length + max(1, request.output_length),
+                    tokens=TokenBuffer(tokens_of(request, self.block_size)),
+                    request_id=str(index),
+                )
+                self.waiting.append(_Job(index, request, context))
+        return self.waiting[0] if self.waiting else None
+
+    def choose_replica(self, job: _Job) -> int:
+        """The replica with most of the prefix cached, then with most free pages."""
+        if self.setup.replicas == 1:
+            return 0
+        hits = self.timed(
+            "get_prefix_cache_hit_counts", self.manager.get_prefix_cache_hit_counts, job.context
+        )
+
+        def merit(replica: int) -> tuple[int, int]:
+            return hits[replica].total_blocks, self.manager.num_free_blocks(replica)
+
+        return max(range(self.setup.replicas), key=merit)
+
+    def has_company(self, job: _Job) -> bool:
+        """Whether another request holds pages on the same replica."""
+        return any(other is not job and other.replica == job.replica for other in self.running)
+
+    def preempt(self, job: _Job) -> None:
+        """Take a request's pages and let it begin again with all the tokens it has."""
+        self.running.remove(job)
+        self.release(job)
+        job.context = TextContext(
+            max_length=job.context.max_length,
+            tokens=TokenBuffer(job.context.tokens.all),
+            request_id=job.context.request_id,
+            preempted=True,
+        )
+        self.waiting.appendleft(job)
+        self.preemptions += 1
+
+    def refuse(self, job: _Job) -> None:
+        """Give up on a request that does not fit although it is alone."""
+        self.release(job)
+        self.refused += 1
+        self.on_request_done()
+
+    # The manager's calls
+
+    def alloc(self, job: _Job) -> bool:
+        """Try to get the pages for the next forward of a request."""
+        try:
+            self.timed("alloc", self.manager.alloc, job.context, job.replica)
+        except InsufficientBlocksError:
+            return False
+        return True
+
+    def release(self, job: _Job) -> None:
+        """Give a request's pages back."""
+        self.timed("release", self.manager.release, job.context.request_id, job.replica)
+        self.head_waits_for_pages = False
+
+    def settle(self, replica: int) -> bool:
+        """Let transfers land, which may free pages that they pin; false if there are none."""
+        if not self.manager.pending_transfers_exist(replica):
+            return False
+        self.manager.poll_transfers()
+        return True
+
+    def timed(
+        self,
+        name: str,
+        call: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Make one call and record how long it took, also if it raises."""
+        started_ns = perf_counter_ns()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.durations_ns[name].append(perf_counter_ns() - started_ns)
+
+    # The result
+
+    def report(self, before: KVCacheMetrics, after: KVCacheMetrics, seconds: float) -> ReplayReport:
+        def counted(name: str) -> int | None:
+            """What a counter has gained; ``None`` if the implementation has no such counter."""
+            if not hasattr(after, name):
+                return None
+            return int(getattr(after, name) - getattr(before, name))
+
+        hits = {tier: counted(f"{tier}_blocks_served") for tier in TIERS}
+        known = [pages for pages in hits.values() if pages is not None]
+        return ReplayReport(
+            requests=self.requests,
+            pages_referenced=self.pages_referenced,
+            pages_hit=sum(known) if known else None,
+            hits_by_tier=hits,
+            tokens_total=self.tokens_total,
+            tokens_hit=counted("cache_tokens"),
+            evictions=counted("device_blocks_evicted"),
+            refused=self.refused,
+            preemptions=self.preemptions,
+            tokens_generated=self.tokens_generated,
+            seconds=seconds,
+            calls={name: CallTimes.of(times) for name, times in self.durations_ns.items()},
+        )
