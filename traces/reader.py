@@ -137,9 +137,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == GZIP_MAGIC
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
-            for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8-sig"), 1):
-                if not line.isspace():
-                    yield number, line
+            with io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
+                for number, line in enumerate(lines, 1):
+                    if not line.isspace():
+                        yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UnreadableTraceError(
             f"the gzip stream is truncated or damaged after line {number}",

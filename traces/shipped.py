@@ -2,5 +2,10 @@
 
 from pathlib import Path
 
+from pagedkv.traces.generator import GeneratorParameters
+
 DEMO_WORKLOAD = Path(__file__).parent / "data" / "demo.jsonl.gz"
-"""2,000 requests of generated mixed traffic; ``traces/data/README.md`` says how it was made."""
+"""Mixed traffic, about 90 KiB."""
+
+DEMO_PARAMETERS = GeneratorParameters(requests=2000, rate=5.0)
+"""What it was generated with."""
