@@ -5,6 +5,7 @@ from collections import Counter
 from pagedkv.reference.errors import PoolCorruptedError
 from pagedkv.reference.pool import PagePool
 from pagedkv.reference.state import State
+from pagedkv.reference.tiers import Block
 
 
 def check(state: State) -> None:
@@ -17,11 +18,7 @@ def check(state: State) -> None:
         _check_holders(state, replica, pool)
         _check_pins(state, replica, pool)
         _check_content(replica, pool)
-    for name, tier in state.connector.tiers.items():
-        if tier.capacity is not None and tier.used > tier.capacity:
-            raise PoolCorruptedError(
-                f"the {name} tier uses {tier.used} slots, its capacity is {tier.capacity}"
-            )
+    _check_tiers(state)
 
 
 def _check_holders(state: State, replica: int, pool: PagePool) -> None:
@@ -55,6 +52,28 @@ def _check_pins(state: State, replica: int, pool: PagePool) -> None:
             f"replica {replica}: pins are {pool.pins}, the transfers in flight account for "
             f"{dict(expected)}"
         )
+
+
+def _check_tiers(state: State) -> None:
+    for name, tier in state.connector.tiers.items():
+        if tier.capacity is not None and tier.used > tier.capacity:
+            raise PoolCorruptedError(
+                f"the {name} tier uses {tier.used} slots, its capacity is {tier.capacity}"
+            )
+        expected: Counter[Block] = Counter()
+        for transfer in state.in_flight.values():
+            expected.update(transfer.source_blocks if transfer.source == name else ())
+            expected.update(transfer.target_blocks if transfer.target == name else ())
+            expected.update(transfer.promoted_blocks if name == "host" else ())
+        for block in (*tier.blocks.values(), *tier.leaving):
+            if block.pins != expected.pop(block, 0):
+                raise PoolCorruptedError(
+                    f"the {name} tier's block {block.key.hex()[:12]} has {block.pins} pins, which "
+                    "the transfers in flight do not account for"
+                )
+        # What is left in a store belongs to another one, or to an earlier namespace.
+        if expected and name != "store":
+            raise PoolCorruptedError(f"the {name} tier gave up a block that a transfer uses")
 
 
 def _check_content(replica: int, pool: PagePool) -> None:

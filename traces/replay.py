@@ -9,7 +9,7 @@ times are not simulated either; a request is admitted as soon as its turn and pa
 """
 
 from array import array
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,9 +19,9 @@ from typing import ParamSpec, TypeVar
 from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.interfaces import SyncKVCacheManager
-from pagedkv.reference.metrics import KVCacheMetrics
 from pagedkv.reference.tokens import TokenBuffer
-from pagedkv.traces.replay_report import TIERS, CallTimes, ReplayReport
+from pagedkv.traces.cache_counters import EVICTIONS, TIERS, TOKENS_HIT, pages_hit, read_counters
+from pagedkv.traces.replay_report import CallTimes, ReplayReport
 from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
 from pagedkv.traces.tokens import generated_token, tokens_of
 from pagedkv.traces.workload import WorkloadRequest
@@ -91,6 +91,8 @@ class _Job:
     """Where it runs, or ran last."""
     generated: int = 0
     """Tokens sampled so far."""
+    can_ever_fit: bool = True
+    """Whether an empty pool could serve it, as far as the manager has said."""
 
     def is_done(self, *, decode: bool) -> bool:
         return not decode or self.generated >= self.request.output_length
@@ -114,15 +116,16 @@ class _Driver:
         self.setup = setup
         self.options = options
         self.on_request_done = on_request_done
-        self.running: list[_Job] = []  # in order of admission
+        self.running: dict[int, _Job] = {}  # by index, in order of admission
         self.waiting: deque[_Job] = deque()  # preempted ones, then the next arrival
         self.head_waits_for_pages = False  # and nothing was released since
+        self.hit_again: Counter[str] = Counter()  # by readmitted requests; kept apart
         self.durations_ns: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
         self.requests = self.pages_referenced = self.tokens_total = 0
         self.refused = self.preemptions = self.tokens_generated = 0
 
     def run(self) -> ReplayReport:
-        before = self.manager.get_metrics_aggregated()
+        before = read_counters(self.manager.get_metrics_aggregated())
         started_ns = perf_counter_ns()
         while self.running or self.head():
             if not self.grow_running():
@@ -130,25 +133,25 @@ class _Driver:
             if self.running:
                 self.forward()
         seconds = (perf_counter_ns() - started_ns) / 1e9
-        return self.report(before, self.manager.get_metrics_aggregated(), seconds)
+        return self.report(before, read_counters(self.manager.get_metrics_aggregated()), seconds)
 
     # The rounds
 
     def grow_running(self) -> bool:
         """Get each running request the page its next token may need, the oldest first.
 
-        Where no page is free, the youngest request of that replica is preempted; a request that
-        is alone there and still does not fit never will. Returns whether any was preempted.
+        Where no page is free, the youngest request of that replica is preempted. Whoever is alone
+        there and still does not fit never will. Returns whether any was preempted.
         """
         preempted = False
-        for job in list(self.running):
-            while job in self.running and not self.alloc(job):
-                victim = [other for other in self.running if other.replica == job.replica][-1]
-                if victim is not job or self.has_company(job):
-                    self.preempt(victim)
+        for job in list(self.running.values()):
+            while job.index in self.running and not self.alloc(job):
+                neighbours = [j for j in self.running.values() if j.replica == job.replica]
+                if job.can_ever_fit and len(neighbours) > 1:
+                    self.preempt(neighbours[-1])
                     preempted = True
-                elif not self.settle(job.replica):
-                    self.running.remove(job)
+                elif not (job.can_ever_fit and self.settle(job.replica)):
+                    del self.running[job.index]
                     self.refuse(job)
         return preempted
 
@@ -160,13 +163,13 @@ class _Driver:
                 return
             job.replica = self.choose_replica(job)
             self.timed("claim", self.manager.claim, job.context.request_id, job.replica)
-            if self.alloc(job):
+            if self.alloc_first(job):
                 self.waiting.popleft()
-                self.running.append(job)
-            elif self.has_company(job):
+                self.running[job.index] = job
+            elif job.can_ever_fit and self.has_company(job):
                 self.release(job)
                 self.head_waits_for_pages = True
-            elif self.settle(job.replica):
+            elif job.can_ever_fit and self.settle(job.replica):
                 self.release(job)
             else:
                 self.waiting.popleft()
@@ -175,20 +178,21 @@ class _Driver:
     def forward(self) -> None:
         """Run all requests through one forward, and release those that are done."""
         batches: list[list[TextContext]] = [[] for _ in range(self.setup.replicas)]
-        for job in self.running:
+        jobs = list(self.running.values())
+        for job in jobs:
             batches[job.replica].append(job.context)
         if self.options.runtime_inputs:
             self.timed("runtime_inputs", self.manager.runtime_inputs, batches)
-        for job in self.running:
+        for job in jobs:
             job.context.update(generated_token(job.index, job.generated))
             job.generated += 1
-        self.tokens_generated += len(self.running)
+        self.tokens_generated += len(jobs)
         self.timed("step", self.manager.step, batches)
-        done = [job for job in self.running if job.is_done(decode=self.options.decode)]
-        self.running = [job for job in self.running if job not in done]
-        for job in done:
-            self.release(job)
-            self.on_request_done()
+        for job in jobs:
+            if job.is_done(decode=self.options.decode):
+                del self.running[job.index]
+                self.release(job)
+                self.on_request_done()
 
     # The queue
 
@@ -222,11 +226,11 @@ class _Driver:
 
     def has_company(self, job: _Job) -> bool:
         """Whether another request holds pages on the same replica."""
-        return any(other is not job and other.replica == job.replica for other in self.running)
+        return any(j is not job and j.replica == job.replica for j in self.running.values())
 
     def preempt(self, job: _Job) -> None:
         """Take a request's pages and let it begin again with all the tokens it has."""
-        self.running.remove(job)
+        del self.running[job.index]
         self.release(job)
         job.context = TextContext(
             max_length=job.context.max_length,
@@ -238,7 +242,7 @@ class _Driver:
         self.preemptions += 1
 
     def refuse(self, job: _Job) -> None:
-        """Give up on a request that does not fit although it is alone."""
+        """Give up on a request that not even an empty pool could serve."""
         self.release(job)
         self.refused += 1
         self.on_request_done()
@@ -249,9 +253,25 @@ class _Driver:
         """Try to get the pages for the next forward of a request."""
         try:
             self.timed("alloc", self.manager.alloc, job.context, job.replica)
-        except InsufficientBlocksError:
+        except InsufficientBlocksError as error:
+            job.can_ever_fit = error.can_ever_fit
             return False
         return True
+
+    def alloc_first(self, job: _Job) -> bool:
+        """The same for a request that is being admitted.
+
+        What a preempted request finds again was counted when it was first admitted, or is its
+        own: such hits say nothing about the workload.
+        """
+        if not job.context.preempted:
+            return self.alloc(job)
+        before = read_counters(self.manager.get_metrics_aggregated())
+        admitted = self.alloc(job)
+        gained = read_counters(self.manager.get_metrics_aggregated()) - before
+        del gained[EVICTIONS]
+        self.hit_again += gained
+        return admitted
 
     def release(self, job: _Job) -> None:
         """Give a request's pages back."""
@@ -281,14 +301,12 @@ class _Driver:
 
     # The result
 
-    def report(self, before: KVCacheMetrics, after: KVCacheMetrics, seconds: float) -> ReplayReport:
+    def report(self, before: Counter[str], after: Counter[str], seconds: float) -> ReplayReport:
         def counted(name: str) -> int | None:
             """What a counter has gained; ``None`` if the implementation has no such counter."""
-            if not hasattr(after, name):
-                return None
-            return int(getattr(after, name) - getattr(before, name))
+            return after[name] - before[name] - self.hit_again[name] if name in after else None
 
-        hits = {tier: counted(f"{tier}_blocks_served") for tier in TIERS}
+        hits = {tier: counted(pages_hit(tier)) for tier in TIERS}
         known = [pages for pages in hits.values() if pages is not None]
         return ReplayReport(
             requests=self.requests,
@@ -296,10 +314,11 @@ class _Driver:
             pages_hit=sum(known) if known else None,
             hits_by_tier=hits,
             tokens_total=self.tokens_total,
-            tokens_hit=counted("cache_tokens"),
-            evictions=counted("device_blocks_evicted"),
+            tokens_hit=counted(TOKENS_HIT),
+            evictions=counted(EVICTIONS),
             refused=self.refused,
             preemptions=self.preemptions,
+            pages_hit_again=sum(self.hit_again[pages_hit(tier)] for tier in TIERS),
             tokens_generated=self.tokens_generated,
             seconds=seconds,
             calls={name: CallTimes.of(times) for name, times in self.durations_ns.items()},

@@ -5,9 +5,6 @@ from dataclasses import dataclass, field
 
 from pagedkv.traces.percentile import percentile
 
-TIERS = ("device", "peer", "host", "disk", "store")
-"""Where a hit page can come from, fastest first."""
-
 
 @dataclass(frozen=True)
 class CallTimes:
@@ -49,6 +46,8 @@ class ReplayReport:
     """Requests that do not even fit an empty pool."""
     preemptions: int
     """How often a running request lost its pages to an older one."""
+    pages_hit_again: int
+    """Hits of readmitted requests, which no other number includes."""
     tokens_generated: int
     """Tokens sampled, at least one per request that was served."""
     seconds: float

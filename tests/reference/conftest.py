@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pagedkv.reference import (
+    AllocPlan,
     DeviceRef,
     InferenceSession,
     KVCacheParamInterface,
@@ -16,6 +17,7 @@ from pagedkv.reference import (
     KVConnectorConfig,
     Media,
     PagedKVCacheManager,
+    PrefixCacheHits,
     TextContext,
     TokenBuffer,
 )
@@ -25,6 +27,11 @@ E = TypeVar("E", bound=Event)
 
 DISK = "/reference/disk"
 STORE = "store:1"
+
+
+def prompt(pages: int, start: int = 0) -> range:
+    """Tokens for ``pages`` full pages, and the one more that every request has to compute."""
+    return range(start, start + 4 * pages + 1)
 
 
 @dataclass
@@ -86,6 +93,11 @@ class Making:
             **options,
         )
 
+    def isolated_params(self, **options: Any) -> KVCacheParams:
+        """Tiered parameters of three replicas that have nothing in common but the tiers below."""
+        options = {"replicas": 3, "enable_dp_cross_replica_prefix_copy": False} | options
+        return self.tiered_params(**options)
+
     def manager(
         self,
         params: KVCacheParamInterface | None = None,
@@ -127,6 +139,14 @@ class Making:
         manager.alloc(ctx, replica)
         return ctx
 
+    def begin(
+        self, manager: PagedKVCacheManager, tokens: Iterable[int], replica: int = 0, **options: Any
+    ) -> tuple[TextContext, AllocPlan]:
+        """Claim a fresh request and plan its allocation."""
+        ctx = self.context(tokens, **options)
+        manager.claim(ctx.request_id, replica)
+        return ctx, manager.begin_alloc(ctx, replica)
+
     def forward(
         self, manager: PagedKVCacheManager, ctx: TextContext, replica: int = 0, token: int = 0
     ) -> None:
@@ -148,6 +168,28 @@ class Making:
         self.forward(manager, ctx, replica)
         manager.release(ctx.request_id, replica)
         return ctx
+
+    def hits(
+        self,
+        manager: PagedKVCacheManager,
+        tokens: Iterable[int],
+        replica: int = 0,
+        **options: Any,
+    ) -> PrefixCacheHits:
+        """What a fresh request would find cached; changes nothing."""
+        return manager.get_prefix_cache_hit_counts(self.context(tokens, **options))[replica]
+
+    def hits_below(
+        self, manager: PagedKVCacheManager, tokens: Iterable[int], **options: Any
+    ) -> PrefixCacheHits:
+        """What the tiers below hold of a prefix: the last of :meth:`isolated_params`' replicas
+        sees nothing else, as long as nothing is served there."""
+        return self.hits(manager, tokens, replica=-1, **options)
+
+    def land_all(self, manager: PagedKVCacheManager) -> None:
+        """Land what is in flight and what follows from it, in the order of issue."""
+        while transfers := manager.in_flight():
+            manager.land(transfers[0].id)
 
 
 @pytest.fixture

@@ -36,7 +36,9 @@ from pagedkv.reference import (
 )
 from pagedkv.reference.invariants import check
 from pagedkv.reference.lengths import required_pages
+from pagedkv.reference.page_bytes import PageBytes, read_page
 from pagedkv.reference.state import State
+from pagedkv.reference.tiers import Block
 
 TIERS = ("null", "local", "tiered", "dkv", "dkv with host", "dkv with host and disk")
 SHAPES = ("mha", "two shards", "mla", "replicated mla", "fp8", "tree")
@@ -63,7 +65,14 @@ def fingerprint(manager: PagedKVCacheManager) -> object:
     state = state_of(manager)
     return (
         [
-            (list(p.idle), list(p.holders), dict(p.pins), dict(p.page_of), dict(p.loading), set(p.dirty))
+            (
+                list(p.idle),
+                list(p.holders),
+                dict(p.pins),
+                dict(p.page_of),
+                dict(p.loading),
+                set(p.dirty),
+            )
             for p in state.pools
         ],
         [
@@ -89,21 +98,30 @@ def leaves(buffer: KVCacheBufferInterface) -> Iterator[KVCacheBuffer]:
         yield buffer
 
 
+def same(left: PageBytes, right: PageBytes) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
 class Slots:
     """The model's view of device memory: what a token's slot must hold."""
 
     def __init__(self, manager: PagedKVCacheManager) -> None:
         self.page_size = manager.params.page_size
+        self.weights: dict[Hashable, int] = {}
+        """By request: the weights it runs with. A reset of the cache stands for new ones."""
         self.leaves = [
             list(leaves(manager.get_device_buffer(r)))
             for r in range(manager.params.data_parallel_degree)
         ]
 
-    def expected(self, ctx: TextContext, position: int, tensor: torch.Tensor, n: int) -> torch.Tensor:
+    def expected(
+        self, ctx: TextContext, position: int, tensor: torch.Tensor, n: int
+    ) -> torch.Tensor:
         """The bytes of one slot of the n-th tensor; a replicated tensor is equal on all shards."""
         prefix = ctx.tokens.all[: position + 1].tobytes()
         overrides = repr([o for o in ctx.token_hash_overrides if o.token_idx <= position])
-        seed = f"{ctx.cache_salt}|{ctx.adapter}|{overrides}|{n}".encode() + prefix
+        weights = self.weights[ctx.request_id]
+        seed = f"{weights}|{ctx.cache_salt}|{ctx.adapter}|{overrides}|{n}".encode() + prefix
         nbytes = tensor[0, :, :, 0].numel() * tensor.element_size()
         digest = hashlib.shake_128(seed).digest(nbytes)
         return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
@@ -189,11 +207,14 @@ class RandomRuns(RuleBasedStateMachine):
             return params(**options)
 
         with_host = tiers not in ("null", "dkv")
-        config = KVConnectorConfig(
-            disk_offload_dir="/d" if tiers in ("tiered", "dkv with host and disk") else None,
-            disk_offload_max_gb=disk_pages * build().bytes_per_offloaded_block / 10**9,
-            block_store_endpoint="s" if tiers.startswith("dkv") else None,
-            write_policy=policy,
+        with_disk = tiers in ("tiered", "dkv with host and disk")
+        config = KVConnectorConfig.model_validate(
+            {
+                "disk_offload_dir": "/d" if with_disk else None,
+                "disk_offload_max_gb": disk_pages * build().bytes_per_offloaded_block / 10**9,
+                "block_store_endpoint": "s" if tiers.startswith("dkv") else None,
+                "write_policy": policy,
+            }
         )
         self.params = build(
             kv_connector=tiers.split()[0],
@@ -212,8 +233,12 @@ class RandomRuns(RuleBasedStateMachine):
         self.live: dict[Hashable, tuple[TextContext, int]] = {}
         self.waiting: dict[Hashable, tuple[TextContext, int]] = {}
         self.count = 0
+        self.resets = 0
+        self.content: dict[bytes, PageBytes] = {}
+        self.damaged: list[Block] = []
         for length, variant in warm_up:
-            self.serve(length, variant, 0)
+            self.serve(length, variant, False, 0)
+            self.land_everything()
 
     # --- calls --------------------------------------------------------------------------------
 
@@ -256,6 +281,7 @@ class RandomRuns(RuleBasedStateMachine):
             token_hash_overrides=[TokenHashOverride(0, 5)] if image else [],
         )
         self.count += 1
+        self.slots.weights[ctx.request_id] = self.resets
         if chunk and length > 2:
             ctx.chunk(length // 2)
         replica %= self.params.data_parallel_degree
@@ -264,13 +290,25 @@ class RandomRuns(RuleBasedStateMachine):
         self.begin(ctx.request_id)
         return ctx.request_id
 
-    @rule(length=st.integers(5, 9), variant=st.integers(0, 9), replica=st.integers(0, 1))
-    def serve(self, length: int, variant: int, replica: int) -> None:
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def admit_twin(self, data: st.DataObject) -> None:
+        """Equal tokens on the same replica while the loads of the first are in flight."""
+        ctx, replica = self.waiting[data.draw(st.sampled_from(list(self.waiting)))]
+        variant = int(np.count_nonzero(ctx.tokens.all == 0))
+        self.new_request(len(ctx.tokens), variant, ctx.cache_salt, replica=replica)
+
+    @rule(
+        length=st.integers(5, 9),
+        variant=st.integers(0, 9),
+        image=st.booleans(),
+        replica=st.integers(0, 1),
+    )
+    def serve(self, length: int, variant: int, image: bool, replica: int) -> None:
         """A whole request at once, so that there is something to hit."""
-        name = self.new_request(length, variant, replica=replica)
+        name = self.new_request(length, variant, image=image, replica=replica)
         if name in self.waiting:
-            self.land_everything()
-            self.finish(name)
+            self.finish_after_its_loads(name)
         if name in self.ready():
             self.forward(name, token=0)
         self.release(name)
@@ -283,12 +321,7 @@ class RandomRuns(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def finish_one(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(list(self.waiting)))
-        plan = state_of(self.manager).requests[name].plan
-        assert plan is not None
-        while in_flight := {t.id for t in self.manager.in_flight()} & set(plan.transfers):
-            self.manager.land(data.draw(st.sampled_from(sorted(in_flight))))
-        self.finish(name)
+        self.finish_after_its_loads(data.draw(st.sampled_from(list(self.waiting))))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -318,6 +351,14 @@ class RandomRuns(RuleBasedStateMachine):
             return
         assert len(plan.pages) >= required_pages(ctx, self.params)
         self.waiting[name] = self.live.pop(name)
+
+    def finish_after_its_loads(self, name: Hashable) -> None:
+        plan = state_of(self.manager).requests[name].plan
+        assert plan is not None
+        for transfer in self.manager.in_flight():
+            if transfer.id in plan.transfers:
+                self.manager.land(transfer.id)
+        self.finish(name)
 
     def finish(self, name: Hashable) -> None:
         ctx, replica = self.live[name] = self.waiting.pop(name)
@@ -351,8 +392,19 @@ class RandomRuns(RuleBasedStateMachine):
         self.slots.write(ctx, replica, pages, window)
         ctx.update(token)
         self.manager.step(batches)
+        self.learn(name)
         with self.changes_nothing():
             self.manager.step(batches)
+
+    def learn(self, name: Hashable) -> None:
+        """What is committed under which identity, from pages whose bytes were checked."""
+        state = state_of(self.manager)
+        request = state.requests[name]
+        if self.slots.weights[name] == self.resets:
+            keys = state.keys(request.digests[: request.committed])
+            for key, page in zip(keys, request.pages, strict=False):
+                content = read_page(state.memories[request.replica], page)
+                self.content.setdefault(key, tuple(row.clone() for row in content))
 
     def release(self, name: Hashable) -> None:
         replica = (self.live | self.waiting)[name][1]
@@ -375,6 +427,8 @@ class RandomRuns(RuleBasedStateMachine):
     @rule()
     def reset(self) -> None:
         self.manager.reset_prefix_cache()
+        self.resets += 1
+        self.content.clear()
         ctx = TextContext(max_length=99, tokens=TokenBuffer(np.zeros(9, dtype=np.int64)))
         assert all(h.total_blocks == 0 for h in self.manager.get_prefix_cache_hit_counts(ctx))
 
@@ -389,6 +443,7 @@ class RandomRuns(RuleBasedStateMachine):
     @precondition(lambda self: self.manager.in_flight())
     @rule()
     def land_everything(self) -> None:
+        """In the order of issue."""
         while transfers := self.manager.in_flight():
             self.manager.land(transfers[0].id)
 
@@ -403,10 +458,13 @@ class RandomRuns(RuleBasedStateMachine):
     def damage(self, data: st.DataObject) -> None:
         """A tier that lies: one byte of a block is not the one that was written."""
         tiers = state_of(self.manager).connector.tiers
-        contents = [b.content for t in ("disk", "store") if t in tiers for b in tiers[t].blocks.values()]
-        landed = [content for content in contents if content is not None]
+        lying = [tier for name, tier in tiers.items() if name != "host"]
+        landed = [b for tier in lying for b in tier.blocks.values() if b.content is not None]
         if landed:
-            data.draw(st.sampled_from(landed))[0][0] ^= 1
+            block = data.draw(st.sampled_from(landed))
+            assert block.content is not None
+            block.content[0][0] ^= 1
+            self.damaged.append(block)
 
     # --- what always holds ----------------------------------------------------------------------
 
@@ -414,6 +472,26 @@ class RandomRuns(RuleBasedStateMachine):
     def everything_is_accounted_for(self) -> None:
         if hasattr(self, "manager"):
             check(state_of(self.manager))
+
+    @invariant()
+    def what_can_be_hit_is_right(self) -> None:
+        """Every visible block, and every page that an offload reads, holds its identity's bytes."""
+        if not hasattr(self, "manager"):
+            return
+        state = state_of(self.manager)
+        for replica, pool in enumerate(state.pools):
+            places = [*pool.page_of.items()]
+            for t in self.manager.in_flight():
+                if t.kind == "offload" and t.replica == replica and not t.fenced:
+                    places += zip(t.keys, t.pages, strict=True)
+            for key, page in places:
+                assert same(read_page(state.memories[replica], page), self.content[key])
+        for name, tier in state.connector.tiers.items():
+            for block in tier.blocks.values():
+                if block.content is None or not block.name.startswith(tier.prefix):
+                    continue
+                if block not in self.damaged:
+                    assert same(block.content, self.content[block.key]), name
 
     def teardown(self) -> None:
         """When all requests are gone and all transfers have settled, every page may be taken."""
@@ -428,14 +506,24 @@ class RandomRuns(RuleBasedStateMachine):
 
 
 # A run is cheap and the space is large: more of them than of other properties.
-RandomRuns.TestCase.settings = settings(
-    max_examples=5 * settings.default.max_examples, stateful_step_count=60
-)
+RUNS = settings(max_examples=600, stateful_step_count=60)
+RandomRuns.TestCase.settings = RUNS
 
-
-@pytest.mark.rule(
-    "POOL-2", "POOL-6", "POOL-7", "POOL-9", "ALLOC-2", "ALLOC-12", "TIER-3", "TIER-5", "TIER-6"
-)
-@pytest.mark.rule("XFER-1", "XFER-4", "REL-3", "RESET-2", "ALLOC-14", "STEP-6", "ALLOC-11")
-class TestRandomRuns(RandomRuns.TestCase):  # type: ignore[name-defined, misc]
-    """The state machine above, run by pytest."""
+TestRandomRuns = pytest.mark.rule(
+    "POOL-2",
+    "POOL-6",
+    "POOL-7",
+    "POOL-9",
+    "ALLOC-2",
+    "ALLOC-11",
+    "ALLOC-12",
+    "ALLOC-14",
+    "STEP-6",
+    "REL-3",
+    "TIER-3",
+    "TIER-5",
+    "TIER-6",
+    "XFER-1",
+    "XFER-4",
+    "RESET-2",
+)(RandomRuns.TestCase)

@@ -31,5 +31,7 @@ def mooncake() -> Workload:
     """Mooncake's conversation trace, which is not part of the repository."""
     path = Path(os.environ.get("PAGEDKV_MOONCAKE_TRACE", MOONCAKE))
     if not path.is_file():
-        pytest.skip(f"{path} is not there; set PAGEDKV_MOONCAKE_TRACE to Mooncake's conversation trace")
+        pytest.skip(
+            f"{path} is not there; set PAGEDKV_MOONCAKE_TRACE to Mooncake's conversation trace"
+        )
     return Workload(path)

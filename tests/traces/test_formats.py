@@ -146,8 +146,7 @@ def test_the_order_of_the_file_is_kept_even_if_time_runs_backwards(trace_of: Tra
     workload = trace_of(MOONCAKE, MOONCAKE.replace("27", "3"), MOONCAKE.replace("27", "3"))
     assert [request.arrival_ms for request in workload] == [27, 3, 3]
     assert workload.oddities.texts() == [
-        "arrival times go backwards; the order of the file is kept "
-        "(1 lines, the first is line 2)"
+        "arrival times go backwards; the order of the file is kept (1 lines, the first is line 2)"
     ]
 
 

@@ -1,12 +1,20 @@
 """Generated workloads: the same seed gives the same bytes, and the traffic is what was asked."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagedkv.traces import GeneratorParameters, Workload, generate, summarise, validate, write_workload
+from pagedkv.traces import (
+    GeneratorParameters,
+    Workload,
+    generate,
+    summarise,
+    validate,
+    write_workload,
+)
 from pagedkv.traces.arrivals import ARRIVALS
 from pagedkv.traces.generator import blocks_of
 from pagedkv.traces.scenario import MIX, SCENARIOS
@@ -68,7 +76,7 @@ def test_every_scenario_shares_prefixes(tmp_path: Path, scenario: str) -> None:
 def test_a_conversation_repeats_what_was_said_before() -> None:
     parameters = GeneratorParameters(scenario="chat", requests=8, sessions=1, block_size=16)
     turns = list(generate(parameters)[1])
-    for earlier, later in zip(turns, turns[1:], strict=False):
+    for earlier, later in pairwise(turns):
         assert later.input_length > earlier.input_length + earlier.output_length
         full = earlier.input_length // 16
         assert later.hash_ids[:full] == earlier.hash_ids[:full]

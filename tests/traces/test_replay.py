@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -166,19 +167,24 @@ def test_who_waits_for_pages_is_not_overtaken() -> None:
     _, recorder = run(
         request(0, 1, 2, output=2), request(3, 4), request(5), pages=4, concurrency=3, decode=True
     )
-    admitted = [args[0].request_id for name, args in recorder.calls if name == "step" for args in [
-        args[0]
-    ]]
+    batches = [args[0][0] for name, args in recorder.calls if name == "step"]
+    admitted = [[context.request_id for context in batch] for batch in batches]
     assert admitted == [["0"], ["0"], ["1", "2"]]
 
 
 def test_the_youngest_is_preempted_and_comes_back_first() -> None:
     report, recorder = run(
-        *[request(i, output=2 * PAGE) for i in range(3)], pages=4, concurrency=2, decode=True
+        request(0, output=2 * PAGE),
+        request(1, output=2 * PAGE),
+        request(2),
+        pages=4,
+        concurrency=2,
+        decode=True,
     )
     assert report.preemptions == 1
-    assert [name for name, _ in recorder.claims()] == ["0", "1", "1", "2"]
-    assert report.tokens_generated == 3 * 2 * PAGE, "no token is sampled twice"
+    order = [name for name, _ in groupby(name for name, _ in recorder.claims())]
+    assert order == ["0", "1", "2"]
+    assert report.tokens_generated == 2 * 2 * PAGE + 1, "no token is sampled twice"
     assert recorder.used_at_shutdown == 0
 
 
@@ -189,6 +195,23 @@ def test_a_readmission_says_that_it_is_one() -> None:
     again = [args[0] for name, args in recorder.calls if name == "alloc" and args[0].preempted]
     assert {context.request_id for context in again} == {"1"}
     assert again[0].prompt_length > PAGE, "the tokens generated before belong to the new prompt"
+
+
+def test_what_a_readmission_finds_again_is_no_hit_of_the_workload() -> None:
+    report, _ = run(
+        *[request(i, output=2 * PAGE) for i in range(2)], pages=4, concurrency=2, decode=True
+    )
+    assert report.pages_hit_again > 0
+    assert (report.pages_hit, report.tokens_hit) == (0, 0), "nothing repeats in this workload"
+
+
+def test_a_hopeless_request_is_refused_at_once_not_when_the_others_are_done() -> None:
+    _, recorder = run(
+        request(0, output=9), request(*range(1, 9)), request(9), pages=4, concurrency=2, decode=True
+    )
+    refused = recorder.names.index("release")
+    assert recorder.calls[refused][1][0] == "1"
+    assert "step" not in recorder.names[:refused]
 
 
 def test_an_answer_that_outgrows_the_whole_pool_is_refused() -> None:
@@ -302,7 +325,7 @@ def test_implementations_that_do_not_exist_are_told_apart(name: str, message: st
 
 @pytest.mark.parametrize(
     ("pages", "hit_rate"),
-    [(1_000, 0.0470), (5_000, 0.1236), (10_000, 0.2242), (30_000, 0.3448), (50_000, 0.3715)],
+    [(1_000, 0.0470), (10_000, 0.2242), (50_000, 0.3715)],
 )
 def test_mooncake_hits_as_least_recently_used_eviction_has_to(
     mooncake: Workload, pages: int, hit_rate: float

@@ -47,9 +47,7 @@ def test_two_prompts_share_tokens_exactly_as_far_as_they_share_ids(
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 2**30), st.integers(0, MAX_TOKENS)), min_size=2, unique=True
-    )
+    st.lists(st.tuples(st.integers(0, 2**30), st.integers(0, MAX_TOKENS)), min_size=2, unique=True)
 )
 def test_generated_tokens_match_nothing(places: list[tuple[int, int]]) -> None:
     tokens = [generated_token(index, position) for index, position in places]

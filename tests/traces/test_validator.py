@@ -155,7 +155,9 @@ def test_times_that_run_backwards_are_a_warning(trace_of: TraceOf) -> None:
 
 
 def test_ids_of_content_are_a_warning_where_the_format_has_them(trace_of: TraceOf) -> None:
-    line = '{{"chat_id": {}, "timestamp": 1, "input_length": 32, "output_length": 1, "hash_ids": {}}}'
+    line = (
+        '{{"chat_id": {}, "timestamp": 1, "input_length": 32, "output_length": 1, "hash_ids": {}}}'
+    )
     report = validate(trace_of(line.format(1, [1, 2]), line.format(2, [3, 2])))
     assert report.ok
     assert report.requests == 2

@@ -19,6 +19,9 @@ from pagedkv.traces.errors import TraceError
 BAD_INPUT = 2
 """Exit status for a wrong option, a malformed file, a folder that cannot be written."""
 
+OUTPUT_CLOSED = 1
+"""Exit status if nobody reads stdout any more; typer's own, which it chooses for long outputs."""
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
@@ -64,7 +67,7 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep Python from complaining at exit, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return OUTPUT_CLOSED
     except (TraceError, CommandError) as error:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pagedkv.cli.errors import CommandError
-from pagedkv.cli.options import JsonOption
+from pagedkv.cli.options import MOST, JsonOption
 from pagedkv.cli.output import emit, number, progress_bar, warn
+from pagedkv.cli.replay import checked
 from pagedkv.implementations import reference_manager
 from pagedkv.traces.capacity import demand_of
 from pagedkv.traces.reader import Workload
@@ -60,7 +61,8 @@ class Run:
 
 def demo(
     requests: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Replay only the first N requests.")
+        int | None,
+        typer.Option(min=1, max=MOST, metavar="N", help="Replay only the first N requests."),
     ] = None,
     workload: Annotated[
         Path,
@@ -87,7 +89,7 @@ def demo(
             report = replay(
                 islice(trace, requests),
                 trace.header.block_size,
-                reference_manager,
+                checked("reference", reference_manager),
                 setup,
                 on_request_done=lambda: progress.advance(task),
             )

@@ -10,6 +10,9 @@ from pagedkv.cli.output import STDOUT
 from pagedkv.traces.atomic_file import check_replaceable
 from pagedkv.traces.formats import FORMATS
 
+MOST = 1_000_000_000
+"""No option that counts something needs a larger number."""
+
 
 def one_of(names: Iterable[str]) -> Callable[[str | None], str | None]:
     """A check that an option holds one of ``names``, if it was given."""
@@ -53,6 +56,7 @@ BlockSizeOption = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST,
         metavar="TOKENS",
         help="Tokens per hash id, for formats that do not say; by default what is usual there.",
     ),

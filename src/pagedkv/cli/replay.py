@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from pagedkv.cli.errors import CommandError
-from pagedkv.cli.options import BlockSizeOption, FormatOption, JsonOption, TraceArgument
+from pagedkv.cli.options import MOST, BlockSizeOption, FormatOption, JsonOption, TraceArgument
 from pagedkv.cli.output import emit, fact_table, number, progress_bar, share, warn
 from pagedkv.implementations import UnknownImplementationError, resolve_implementation
 from pagedkv.traces.capacity import demand_of
@@ -36,8 +36,9 @@ REQUIRED_METHODS = (
 
 def pages_or_unbounded(text: str) -> str:
     """Check the value of ``--pages``."""
-    if text != UNBOUNDED and not (text.isdecimal() and int(text) >= 1):
-        raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor '{UNBOUNDED}'.")
+    is_number = text.isdecimal() and len(text) <= len(str(MOST)) and 1 <= int(text) <= MOST
+    if text != UNBOUNDED and not is_number:
+        raise typer.BadParameter(f"{text!r} is no number from 1 to {MOST} and not '{UNBOUNDED}'.")
     return text
 
 
@@ -48,7 +49,9 @@ def replay_command(
     ] = "reference",
     page_size: Annotated[
         int | None,
-        typer.Option(min=1, metavar="TOKENS", help="By default the block size of the trace."),
+        typer.Option(
+            min=1, max=MOST, metavar="TOKENS", help="By default the block size of the trace."
+        ),
     ] = None,
     pages: Annotated[
         str,
@@ -59,17 +62,22 @@ def replay_command(
         ),
     ] = UNBOUNDED,
     host_pages: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Pages of the host tier; 0 for none.")
+        int, typer.Option(min=0, max=MOST, metavar="N", help="Pages of the host tier; 0 for none.")
     ] = 0,
     disk_pages: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Pages of the disk tier, behind a host tier; 0 for none."
+            min=0,
+            max=MOST,
+            metavar="N",
+            help="Pages of the disk tier, behind a host tier; 0 for none.",
         ),
     ] = 0,
-    replicas: Annotated[int, typer.Option(min=1, metavar="N", help="Data-parallel replicas.")] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=1024, metavar="N", help="Data-parallel replicas.")
+    ] = 1,
     concurrency: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Most requests in flight.")
+        int, typer.Option(min=1, max=MOST, metavar="N", help="Most requests in flight.")
     ] = 1,
     decode: Annotated[
         bool,
@@ -81,7 +89,8 @@ def replay_command(
         bool, typer.Option("--runtime-inputs", help="Also ask for the inputs of every forward.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Replay only the first N requests.")
+        int | None,
+        typer.Option(min=1, max=MOST, metavar="N", help="Replay only the first N requests."),
     ] = None,
     format: FormatOption = None,
     block_size: BlockSizeOption = None,
@@ -186,7 +195,9 @@ def replay_table(title: str, setup: ReplaySetup, report: ReplayReport) -> Render
     facts.add_row("  refused", number(report.refused), "larger than the whole pool")
     if report.preemptions:
         facts.add_row("  preemptions", number(report.preemptions))
-    facts.add_row("prompt pages", number(report.pages_referenced), f"{setup.page_size} tokens each")
+    facts.add_row(
+        "prompt pages", number(report.pages_referenced), f"{number(setup.page_size)} tokens each"
+    )
     facts.add_row(
         "  hit", number(report.pages_hit), share(report.pages_hit, report.pages_referenced)
     )

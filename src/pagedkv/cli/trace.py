@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pagedkv.cli.errors import CommandError
 from pagedkv.cli.options import (
+    MOST,
     BlockSizeOption,
     FormatOption,
     JsonOption,
@@ -48,7 +49,9 @@ def info(
     trace: TraceArgument,
     page_size: Annotated[
         int | None,
-        typer.Option(min=1, metavar="TOKENS", help="By default the block size of the trace."),
+        typer.Option(
+            min=1, max=MOST, metavar="TOKENS", help="By default the block size of the trace."
+        ),
     ] = None,
     format: FormatOption = None,
     block_size: BlockSizeOption = None,
@@ -84,7 +87,7 @@ def _info_table(workload: Workload, summary: Summary) -> Table:
     for name, lengths in (("prompt", summary.input_tokens), ("output", summary.output_tokens)):
         table.add_row(f"{name} tokens", number(lengths.total), _spread(lengths))
     table.add_row(
-        "prompt pages", number(summary.pages_referenced), f"{summary.page_size} tokens each"
+        "prompt pages", number(summary.pages_referenced), f"{number(summary.page_size)} tokens each"
     )
     table.add_row("  distinct", number(summary.distinct_pages), "what a cache could ever hold")
     table.add_row(
@@ -103,7 +106,7 @@ def _spread(lengths: Lengths) -> str:
 def validate_command(
     trace: TraceArgument,
     max_errors: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Stop after this many errors.")
+        int, typer.Option(min=1, max=MOST, metavar="N", help="Stop after this many errors.")
     ] = 20,
     format: FormatOption = None,
     block_size: BlockSizeOption = None,
@@ -181,13 +184,19 @@ def generate_command(
             help=f"One of {', '.join([MIX, *SCENARIOS])}.",
         ),
     ] = MIX,
-    requests: Annotated[int, typer.Option(min=1, metavar="N", help="Number of requests.")] = 1000,
+    requests: Annotated[
+        int, typer.Option(min=1, max=100_000_000, metavar="N", help="Number of requests.")
+    ] = 1000,
     sessions: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Number of sessions; by default as is usual."),
+        typer.Option(
+            min=1, max=MOST, metavar="N", help="Number of sessions; by default as is usual."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same bytes.")] = 0,
-    block_size: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Tokens per id.")] = 128,
+    block_size: Annotated[
+        int, typer.Option(min=1, max=MOST, metavar="TOKENS", help="Tokens per id.")
+    ] = 128,
     arrival: Annotated[
         str,
         typer.Option(
@@ -197,19 +206,22 @@ def generate_command(
         ),
     ] = "poisson",
     rate: Annotated[
-        float, typer.Option(min=0.0001, metavar="R", help="Mean requests per second.")
+        float, typer.Option(min=0.0001, max=1e9, metavar="R", help="Mean requests per second.")
     ] = 1.0,
     system_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="TOKENS", help="Mean length of a system prompt.")
+        int | None,
+        typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length of a system prompt."),
     ] = None,
     document_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="TOKENS", help="Mean length of a document.")
+        int | None,
+        typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length of a document."),
     ] = None,
     input_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="TOKENS", help="Mean length a turn adds.")
+        int | None, typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length a turn adds.")
     ] = None,
     output_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="TOKENS", help="Mean length of an answer.")
+        int | None,
+        typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length of an answer."),
     ] = None,
     json: JsonOption = None,
 ) -> None:
