@@ -209,7 +209,7 @@ def hit_counts(state: State, ctx: Context) -> list[PrefixCacheHits]:
 
 
 def snapshot(state: State, ctx: Context, digests: Sequence[bytes]) -> ContextSnapshot:
-    """What an event says of a context."""
+    """What an event says of a context (EVENT-2)."""
     return ContextSnapshot(
         len(ctx.tokens),
         ctx.tokens.processed_length,
@@ -221,7 +221,10 @@ def snapshot(state: State, ctx: Context, digests: Sequence[bytes]) -> ContextSna
 def _need(
     state: State, request: Request, ctx: Context, replica_idx: int, digests: Sequence[bytes]
 ) -> Need:
-    """What ``alloc`` would take: nothing if the request's pages suffice (ALLOC-3)."""
+    """What ``alloc`` would take: nothing if the request's pages suffice (ALLOC-3).
+
+    Otherwise pages for the blocks to load and for the tokens to compute (ALLOC-8).
+    """
     needed = required_pages(ctx, state.params)
     if needed <= len(request.pages) or request.dummy:
         return Need(hits=(), kept=len(request.pages), fresh=0, shared=())
@@ -255,7 +258,7 @@ def _match(
 
 
 def _find(state: State, replica_idx: int, key: bytes, below: LowerTier | None) -> Hit | None:
-    """The fastest tier that holds ``key``, seen from a replica (ALLOC-4)."""
+    """The fastest tier that holds ``key``, seen from a replica (ALLOC-4, ALLOC-6, ALLOC-10)."""
     pool = state.pools[replica_idx]
     if key in pool.page_of:
         return Hit(key, "device", page=pool.page_of[key])
@@ -356,6 +359,7 @@ def _peer_copy(
 
 
 def _refuse(state: State, ctx: Context, need: Need, pool: PagePool) -> None:
+    """Report the refusal and raise it; no counter moves (EVENT-4, METRIC-3)."""
     free = need.free_for(pool)
     state.emit(AllocRefused(ctx.request_id, need.fresh, free))
     raise InsufficientBlocksError(
@@ -377,7 +381,10 @@ def _undo(state: State, request: Request) -> None:
 
 
 def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> None:
-    """Advance the context, and count every token position once (METRIC-1, METRIC-4)."""
+    """Advance the context, and count every token position once (METRIC-1, METRIC-4).
+
+    Nothing else does either (EVENT-3, METRIC-3).
+    """
     first_admission = not request.admitted
     request.admitted = True
     processed = ctx.tokens.processed_length

@@ -135,7 +135,7 @@ class KVCacheBuffer:
     replicates_kv_across_tp: bool
     """Whether the shards hold the same content (MLA), rather than heads of their own."""
     values: list[Buffer]
-    """``[num_pages, kv, layers, page_size, heads, head_dim]`` each, contiguous."""
+    """``[num_pages, kv, layers, page_size, heads, head_dim]`` each, contiguous (MEM-1)."""
     scales: list[Buffer] | None = None
     """``[num_pages, kv, layers, page_size, heads, groups]`` each: one scale per group of elements
     of a head, for FP8 values. None when the cache is not quantised."""
@@ -166,7 +166,7 @@ class KVCacheBuffer:
 
     @property
     def total_num_pages(self) -> int:
-        """First dimension that values and scales share: the pages, the null page included."""
+        """First dimension of values and scales: the pages, the null page included (MEM-3)."""
         return self.values[0].shape[0]
 
     @property
@@ -175,7 +175,7 @@ class KVCacheBuffer:
         return [*self.values, *(self.scales or ())]
 
     def to_memory(self) -> list[KVCacheMemory]:
-        """The units of transfer, values first, then scales.
+        """The units of transfer, values first, then scales; views, never copies (MEM-2).
 
         Shards with heads of their own are a :class:`KVCacheMemory` each; replicated ones make a
         single :class:`ReplicatedKVCacheMemory`.
@@ -217,7 +217,7 @@ class MultiKVCacheBuffer:
 
     @property
     def total_num_pages(self) -> int:
-        """First dimension that all children share: the pages, the null page included."""
+        """First dimension that all children share: the pages, the null page included (MEM-3)."""
         return next(iter(self.children.values())).total_num_pages
 
     @property

@@ -44,7 +44,9 @@ def check_batches(
 
 
 def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
-    """Commit what the requests of ``batches`` have computed since their last step.
+    """Commit what the requests of ``batches`` have computed since their last step (STEP-2).
+
+    Nothing changes for requests that may not commit (STEP-3) or have no new page (STEP-6).
 
     Raises:
         BlocksNotAllocatedError: A request has computed more than its pages hold (STEP-1).

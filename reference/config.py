@@ -1,7 +1,8 @@
 """Settings from code, environment variables and files.
 
-Code wins over the environment, the environment over the file, the file over the defaults. Sections
-within sections are merged key by key, so that one variable can change one setting of a file.
+Code wins over the environment, the environment over the file, the file over the defaults (CONF-1).
+Sections within sections are merged key by key, so that one variable can change one setting of a
+file.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class ConfigFileModel(BaseModel):
     working directory. Environment variables count only through :meth:`from_environment`.
 
     Whatever cannot be used is a ``ValueError`` (pydantic's ``ValidationError``) that names the
-    field, and the file and section if that is where it comes from.
+    field, and the file and section if that is where it comes from (CONF-3).
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
@@ -61,7 +62,7 @@ class ConfigFileModel(BaseModel):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, /, **values: Any) -> Self:
-        """Settings from ``values`` (the code), then the environment, then the file it may name.
+        """Settings from ``values`` (the code), the environment, and the file it may name (CONF-1).
 
         A variable is ``PAGEDKV_`` and the field's name in upper case; two underscores lead into a
         section: ``PAGEDKV_KV_CACHE_PAGE_SIZE=64``, ``PAGEDKV_CONFIG_FILE=server.yaml``,
@@ -161,7 +162,7 @@ class KVConnectorConfig(ConfigFileModel):
     """Settings of the tiers below the device.
 
     Fields that all connectors know are typed; any other is kept in ``model_extra`` for the
-    connector that knows it, such as those of :class:`TierOptions`.
+    connector that knows it (CONF-2), such as those of :class:`TierOptions`.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", strict=False)
@@ -205,7 +206,7 @@ class TierOptions(BaseModel):
 
 
 class KVCacheConfig(ConfigFileModel):
-    """Settings of the paged KV cache, whatever the model."""
+    """Settings of the paged KV cache, whatever the model; other fields are refused (CONF-2)."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
 

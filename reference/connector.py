@@ -180,7 +180,10 @@ class TierConnector:
             self._count(offload_blocks_dropped=len(transfer.keys))
 
     def reset_prefix_cache(self, new_store_prefix: bytes) -> None:
-        """Forget everything local; on a shared store, look elsewhere (RESET-1, RESET-4)."""
+        """Forget everything local; on a shared store, look elsewhere and delete nothing.
+
+        Rules RESET-1, RESET-4 and STORE-3.
+        """
         for name, tier in self.tiers.items():
             if name == "store":
                 tier.prefix = new_store_prefix
@@ -252,7 +255,7 @@ class TierConnector:
     def _reserve_offload(
         self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, run: Sequence[int]
     ) -> Iterator[Transfer]:
-        """At most one transfer, of the blocks ``run`` of the chain that find a slot."""
+        """At most one transfer, of the blocks ``run`` of the chain that find a slot (TIER-9)."""
         assert self.first is not None
         tier, protected = self.tiers[self.first], frozenset(chain)
         slots: list[tuple[PageKey, int, Block]] = []
@@ -287,7 +290,7 @@ class TierConnector:
     def _write_down(
         self, keys: Sequence[PageKey], chain: tuple[PageKey, ...] | Sequence[PageKey]
     ) -> list[Transfer]:
-        """Issue writes of blocks that are in host memory to the tiers below that lack them."""
+        """Issue writes of blocks in host memory to the tiers below that lack them (TIER-2)."""
         if self.first != "host":
             return []
         transfers: list[Transfer] = []
@@ -328,6 +331,7 @@ class TierConnector:
         return transfers
 
     def _parent_is_here(self, tier: Tier, block: Block) -> bool:
+        """Whether ``tier`` may take ``block``: it has the parent, or is getting it (TIER-9)."""
         return self.policy == "write_back" or block.parent is None or tier.holds(block.parent)
 
     def _abandon(self, name: LowerTier, block: Block) -> None:

@@ -76,7 +76,10 @@ def page_digests(
     seed: bytes | None,
     known: Sequence[bytes] = (),
 ) -> list[bytes]:
-    """Digests of the first ``count`` pages of a request; ``known`` leading ones are not redone."""
+    """Digests of the first ``count`` pages of a request, each over the one before it (ID-8).
+
+    The ``known`` leading ones are not computed again.
+    """
     digests = list(known[:count])
     if len(digests) == count:
         return digests

@@ -66,7 +66,7 @@ class KVCacheAssignments:
 
 @dataclass(frozen=True, eq=False)
 class KVCacheInputsPerDevice(Generic[TensorT, BufferT]):
-    """What the forward on one device takes from the cache. Field order is flattening order."""
+    """What the forward on one device takes from the cache, in flattening order (MEM-4)."""
 
     kv_blocks: BufferT
     """All pages, ``[num_pages, kv, layers, page_size, heads, head_dim]``; written in place."""

@@ -34,7 +34,7 @@ def required_pages(ctx: Context, params: KVCacheParamInterface) -> int:
 
 
 def identifiable_tokens(ctx: Context) -> int:
-    """Tokens whose content is known for good: not the last one, no placeholder (LEN-2)."""
+    """Tokens whose content is known for good: not the last one, no placeholder (LEN-2, ID-7)."""
     return len(ctx.tokens) - max(1, ctx.pending_future_count)
 
 
@@ -44,7 +44,10 @@ def written_tokens(ctx: Context) -> int:
 
 
 def query_length(ctx: Context) -> int:
-    """Tokens that the next forward computes: the active ones and the drafts to verify (LEN-4)."""
+    """Tokens that the next forward computes: the active ones and the drafts to verify (LEN-4).
+
+    At least one is active (LEN-5).
+    """
     return ctx.tokens.active_length + len(ctx.spec_decoding_state.draft_tokens_to_verify)
 
 

@@ -159,9 +159,10 @@ class PagedKVCacheManager:
             return list(self._state.request(request_id, replica_idx).pages)
 
     def release(self, request_id: Hashable, replica_idx: int) -> None:
-        """Give back the request's pages, tail first, and forget its id (REL-1 to REL-4).
+        """Give back the request's pages, tail first (REL-2), and forget its id (REL-1).
 
-        Nothing is committed. Pages that a transfer still uses stay pinned until it settles.
+        Nothing is committed, and a pending allocation is cancelled (REL-4). Pages that a transfer
+        still uses stay pinned until it settles (REL-3).
         """
         with self._operation():
             # CHECK
@@ -431,7 +432,7 @@ class PagedKVCacheManager:
             )
 
     def reset_metrics(self) -> None:
-        """Set every counter to zero; the cache stays as it is."""
+        """Set every counter to zero; the cache stays as it is (METRIC-5)."""
         with self._operation():
             self._state.metrics = KVCacheMetrics()
             self._state.connector.reset_metrics()
@@ -460,7 +461,7 @@ class PagedKVCacheManager:
             state.emit(PrefixCacheReset())
 
     def shutdown(self) -> None:
-        """Write what was accepted, then refuse every further call; a second time is harmless."""
+        """Write what was accepted, then refuse every further call (CLOSE-1); twice is harmless."""
         if self._state.closed:
             return
         for replica, pool in enumerate(self._state.pools):
@@ -473,7 +474,7 @@ class PagedKVCacheManager:
 
     @contextmanager
     def _operation(self) -> Iterator[None]:
-        """What every call has in common: refuse after shutdown, land, check."""
+        """What every call has in common: refuse after shutdown (CLOSE-1), land (XFER-6), check."""
         if self._state.closed:
             raise ManagerClosedError
         yield

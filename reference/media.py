@@ -38,7 +38,7 @@ class Media:
     def open_disk(self, directory: str, layout: str, model: str | None) -> DiskImage:
         """The blocks of ``directory``: those that are there if the namespace matches, else none.
 
-        A slot whose bytes had not all landed does not survive.
+        A slot whose bytes had not all landed does not survive (NS-4).
 
         Raises:
             LayoutMismatchError: The directory holds blocks of another layout (NS-3).
@@ -57,7 +57,7 @@ class Media:
         return image
 
     def open_store(self, endpoint: str) -> "OrderedDict[bytes, Block]":
-        """All blocks of the store at ``endpoint``, whatever their namespace."""
+        """All blocks of the store at ``endpoint``, whoever has put them there (STORE-2)."""
         return self.stores.setdefault(endpoint, OrderedDict())
 
     def namespace(self, layout: str, model: str | None, generation: int) -> bytes:

@@ -104,7 +104,7 @@ class MultiKVCacheParams(KVCacheParamInterface):
         )
 
     def __post_init__(self) -> None:
-        """Check that the children agree, and take over what they share.
+        """Check that the children agree, and take over what they share (PARAM-4).
 
         Raises:
             ValueError: There are no children, their names cannot be, or a field differs between
@@ -140,7 +140,7 @@ class MultiKVCacheParams(KVCacheParamInterface):
 
     @property
     def replicates_kv_across_tp(self) -> bool:
-        """Whether every device of a replica holds identical KV state: so it is in every child.
+        """Whether every device of a replica holds identical KV state: in every child (PARAM-3).
 
         One sharded child is enough for the devices to differ. What is stored once in lower tiers
         is settled child by child, in :attr:`bytes_per_offloaded_block` and ``to_memory``.
@@ -149,7 +149,7 @@ class MultiKVCacheParams(KVCacheParamInterface):
 
     @property
     def bytes_per_block(self) -> int:
-        """Device memory of one page in bytes, over all children: they page the same sequence."""
+        """Device memory of one page in bytes, over all children (PARAM-2)."""
         return sum(child.bytes_per_block for child in self.params)
 
     @property
@@ -158,7 +158,10 @@ class MultiKVCacheParams(KVCacheParamInterface):
         return sum(child.bytes_per_offloaded_block for child in self.params)
 
     def get_symbolic_inputs(self, prefix: str = "") -> MultiKVCacheInputs[TensorType, BufferType]:
-        """The types of the runtime inputs; a child's dimensions start with its name and a dot."""
+        """The types of the runtime inputs (MEM-4).
+
+        A child's dimensions start with its name and a dot.
+        """
         return MultiKVCacheInputs(
             {
                 name: child.get_symbolic_inputs(f"{prefix}{name}.")
@@ -201,7 +204,7 @@ class MultiKVCacheParams(KVCacheParamInterface):
         )
 
     def layout_fingerprint(self) -> str:
-        """Digest over the children's names, order and fingerprints, 64 hex digits."""
+        """Digest over the children's names, order and fingerprints, 64 hex digits (NS-1)."""
         return fingerprint_of(
             {
                 "format": LAYOUT_FORMAT,

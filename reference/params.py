@@ -115,12 +115,12 @@ class KVCacheParamInterface(Protocol):
 
     @property
     def tensor_parallel_degree(self) -> int:
-        """Shards per replica."""
+        """Shards per replica (PARAM-1)."""
         return self.n_devices // self.data_parallel_degree
 
     @property
     def devices_per_replica(self) -> list[Sequence[DeviceRef]]:
-        """The shards' devices, one group per replica."""
+        """The shards' devices, one group per replica, in the order given (PARAM-1)."""
         shards = self.tensor_parallel_degree
         return [self.devices[i : i + shards] for i in range(0, self.n_devices, shards)]
 
@@ -247,7 +247,7 @@ class KVCacheParams(KVCacheParamInterface):
     """Number of devices."""
 
     def __post_init__(self) -> None:
-        """Convert what was given, then check it.
+        """Convert what was given, then check it (PARAM-5).
 
         Raises:
             ValueError: A field cannot be, or does not go with the others; nothing is guessed.
@@ -347,7 +347,7 @@ class KVCacheParams(KVCacheParamInterface):
 
     @property
     def replicates_kv_across_tp(self) -> bool:
-        """Whether every device of a replica holds identical KV state: MLA on several shards."""
+        """Whether every device of a replica holds the same: MLA on several shards (PARAM-3)."""
         return self.is_mla and self.tensor_parallel_degree > 1
 
     @property
@@ -373,7 +373,7 @@ class KVCacheParams(KVCacheParamInterface):
 
     @property
     def shape_per_block(self) -> list[int]:
-        """One page on one shard: ``[kv, layers, page_size, heads, head_dim]``."""
+        """One page on one shard: ``[kv, layers, page_size, heads, head_dim]`` (MEM-1)."""
         return [
             self.kv_dim,
             self.num_layers,
@@ -419,12 +419,12 @@ class KVCacheParams(KVCacheParamInterface):
 
     @property
     def bytes_per_block(self) -> int:
-        """Device memory of one page, in bytes: all shards of a replica, scales included."""
+        """Device memory of one page in bytes: all shards of a replica, and scales (PARAM-2)."""
         return self._bytes_per_shard * self.tensor_parallel_degree
 
     @property
     def bytes_per_offloaded_block(self) -> int:
-        """What one page takes in a lower tier, in bytes: replicated content is stored once."""
+        """What one page takes in a lower tier, in bytes: replicated content once (SIZE-3)."""
         return self._bytes_per_shard if self.replicates_kv_across_tp else self.bytes_per_block
 
     @property
@@ -435,7 +435,7 @@ class KVCacheParams(KVCacheParamInterface):
         return values + prod(self.shape_per_scale_block) * self.kv_cache_scale_dtype.itemsize
 
     def get_symbolic_inputs(self, prefix: str = "") -> KVCacheInputs[TensorType, BufferType]:
-        """The types of the runtime inputs.
+        """The types of the runtime inputs (MEM-4).
 
         The named dimensions are ``total_num_pages``, and for each replica its ``batch_size`` and
         the ``max_num_pages`` that its lookup table has columns for. ``prefix`` starts all of them.
@@ -537,7 +537,7 @@ class KVCacheParams(KVCacheParamInterface):
         return KVCacheInputs(inputs)
 
     def layout_fingerprint(self) -> str:
-        """Digest of everything that decides what the bytes of a page mean, 64 hex digits."""
+        """Digest of everything that decides what the bytes of a page mean, 64 hex digits (NS-1)."""
         quantized = self.quantized_kv_cache
         return fingerprint_of(
             {

@@ -162,7 +162,8 @@ class PagePool:
     def end_load(self, page: int, *, visible: bool) -> None:
         """The load into ``page`` has settled; if ``visible``, its content can be hit from now on.
 
-        A page that lost its load holds nothing reusable and goes to the old end (POOL-5).
+        Content that another page has got in the meantime stays there (XFER-5). A page that lost
+        its load holds nothing reusable and goes to the old end (POOL-5).
         """
         key = self.loading_key_of.pop(page, None)
         if key is not None:

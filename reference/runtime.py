@@ -25,7 +25,7 @@ from pagedkv.reference.state import Request, State
 
 @dataclass(frozen=True)
 class InputBuffers:
-    """Where one replica's tables and lengths are written: the same addresses at every call."""
+    """Where one replica's tables and lengths are written: always the same addresses (INPUT-7)."""
 
     tables: Sequence[torch.Tensor]
     """By shard: storage of the lookup table, ``[max_batch_size * max_columns]`` int32."""
@@ -90,7 +90,7 @@ def _check(
     max_cache_length: int | None,
     bounds: BatchCharacteristics | None,
 ) -> tuple[int, BatchCharacteristics]:
-    """Columns of the replica's table, and the shape that its forward is prepared for."""
+    """Columns of the replica's table (INPUT-4), and the shape of its forward (INPUT-6)."""
     if len(rows) > max_batch_size:
         raise BatchesError(
             f"replica {replica} got a batch of {len(rows)}; max_batch_size is {max_batch_size}: "
@@ -134,6 +134,7 @@ def _fill(
     columns: int,
     shape: BatchCharacteristics,
 ) -> KVCacheAssignments:
+    """Write the table (INPUT-4) and the lengths (INPUT-5) of one replica's batch."""
     null_page = state.pools[replica].null_page
     table = torch.full((len(rows), columns), null_page, dtype=torch.int32)
     lengths = torch.zeros(len(rows), dtype=torch.int32)

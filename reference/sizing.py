@@ -1,8 +1,8 @@
 """How many pages fit: from bytes of device memory, GiB of host memory and GB of disk.
 
-A size given as a float stands for the nearest whole number of bytes. So what was computed as
-``pages * bytes_per_page / GB`` gives back exactly ``pages``. Rounding down would lose one now and
-then: ``0.000000015 * GB`` is 14.999999999999998.
+A size given as a float stands for the nearest whole number of bytes (SIZE-2). So what was
+computed as ``pages * bytes_per_page / GB`` gives back exactly ``pages``. Rounding down would lose
+one now and then: ``0.000000015 * GB`` is 14.999999999999998.
 """
 
 import logging
@@ -13,10 +13,10 @@ from pagedkv.reference.errors import PagedKVError
 from pagedkv.reference.params import KVCacheParamInterface, KVConnectorType
 
 GiB = 2**30
-"""Unit of host sizes, in bytes."""
+"""Unit of host sizes, in bytes (SIZE-2)."""
 
 GB = 10**9
-"""Unit of disk sizes, in bytes."""
+"""Unit of disk sizes, in bytes (SIZE-2)."""
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def human_bytes(nbytes: int) -> str:
 def available_cache_memory(
     free_bytes: int, weights_bytes: int, device_memory_utilization: float
 ) -> int:
-    """Bytes left for pages: the usable share of the free device memory, less the weights.
+    """Bytes left for pages: the usable share of the free device memory, less the weights (SIZE-5).
 
     Args:
         free_bytes: Free memory over all devices, before the weights are loaded.
@@ -96,8 +96,9 @@ def compute_num_device_blocks(
 ) -> int:
     """Pages per replica: what a manager takes as ``total_num_pages``.
 
-    The null page is counted: memory for ``n + 1`` pages gives ``n``. No more pages are returned
-    than ``max_batch_size`` requests of ``max_seq_len`` tokens can use, where both are given.
+    The null page is counted: memory for ``n + 1`` pages gives ``n`` (SIZE-1). No more pages are
+    returned than ``max_batch_size`` requests of ``max_seq_len`` tokens can use, where both are
+    given.
 
     Args:
         params: The cache or caches.
@@ -179,7 +180,7 @@ def compute_max_seq_len_fitting_in_cache(
 
 
 def compute_num_host_blocks(params: KVCacheParamInterface, total_num_host_pages: int = 0) -> int:
-    """Pages of the host tier, which all replicas share; 0 without one.
+    """Pages of the host tier, which all replicas share; 0 without one (SIZE-3).
 
     Args:
         params: The cache or caches. ``local`` and ``tiered`` have a host tier; ``dkv`` has one
@@ -232,7 +233,7 @@ def _pages_in(field: str, size: float | None, unit: int, params: KVCacheParamInt
 
 
 def check_host_memory(field: str, wanted_bytes: int) -> None:
-    """Refuse what this machine's memory cannot hold now.
+    """Refuse what this machine's memory cannot hold now (SIZE-4).
 
     Args:
         field: The setting that asks for it, for the message.

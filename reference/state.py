@@ -117,7 +117,7 @@ class State:
     """Whether ``shutdown`` was called."""
 
     def emit(self, event: Event) -> None:
-        """Report ``event``."""
+        """Report ``event``, at the moment it takes effect (EVENT-1)."""
         if self.tracer is not None:
             self.tracer.emit(event)
 

@@ -27,7 +27,7 @@ def open_connector(
     total_num_host_pages: int,
     media: Media,
 ) -> TierConnector:
-    """The connector that ``params`` ask for, with what its disk already holds.
+    """The connector that ``params`` ask for, with what its disk already holds (TIER-10, NS-4).
 
     Raises:
         ValueError: A size is missing, or more than the machine has; the message names the field.

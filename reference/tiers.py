@@ -57,7 +57,7 @@ class Tier:
 
     @property
     def used(self) -> int:
-        """Slots in use, those in flight included."""
+        """Slots in use, those in flight included (TIER-1)."""
         return len(self.blocks) + len(self.leaving)
 
     def holds(self, key: PageKey) -> bool:
@@ -65,7 +65,7 @@ class Tier:
         return self.prefix + key in self.blocks
 
     def find(self, key: PageKey) -> Block | None:
-        """The block, if all its bytes are here."""
+        """The block, if all its bytes are here (TIER-1)."""
         block = self.blocks.get(self.prefix + key)
         return block if block is not None and block.content is not None else None
 

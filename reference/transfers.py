@@ -104,7 +104,7 @@ def fail(
 
 
 def land_all(state: State) -> None:
-    """Land whatever is in flight, in the order of issue, until nothing is."""
+    """Land whatever is in flight, in the order of issue, until nothing is (XFER-6)."""
     while state.in_flight:
         land(state, next(iter(state.in_flight)))
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.reference.conftest import Making
 
 from pagedkv.reference.buffers import (
     KVCacheBuffer,
@@ -12,6 +13,7 @@ from pagedkv.reference.buffers import (
     MultiKVCacheBuffer,
     ReplicatedKVCacheMemory,
 )
+from pagedkv.reference.multi_params import MultiKVCacheParams
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8]
 
@@ -47,6 +49,7 @@ def pointers(buffers: list[torch.Tensor]) -> list[int]:
     return [buffer.data_ptr() for buffer in buffers]
 
 
+@pytest.mark.rule("MEM-2", "MEM-3")
 @given(cache_buffers())
 def test_memory_units_are_views_of_values_then_scales(buffer: KVCacheBuffer) -> None:
     units = buffer.to_memory()
@@ -57,6 +60,7 @@ def test_memory_units_are_views_of_values_then_scales(buffer: KVCacheBuffer) -> 
     assert {unit.total_num_pages for unit in units} == {buffer.total_num_pages}
 
 
+@pytest.mark.rule("MEM-2")
 @given(cache_buffers())
 def test_a_kind_is_one_replicated_unit_or_one_unit_per_shard(buffer: KVCacheBuffer) -> None:
     kinds = 1 if buffer.scales is None else 2
@@ -67,6 +71,7 @@ def test_a_kind_is_one_replicated_unit_or_one_unit_per_shard(buffer: KVCacheBuff
         assert [type(unit) for unit in units] == [KVCacheMemory] * kinds * len(buffer.values)
 
 
+@pytest.mark.rule("MEM-1", "MEM-2")
 @given(cache_buffers(), st.data())
 def test_row_i_is_page_i_and_no_other(buffer: KVCacheBuffer, data: st.DataObject) -> None:
     page = data.draw(st.integers(0, buffer.total_num_pages - 1))
@@ -78,6 +83,7 @@ def test_row_i_is_page_i_and_no_other(buffer: KVCacheBuffer, data: st.DataObject
         assert torch.equal(rows.any(dim=1), torch.arange(len(rows)) == page)
 
 
+@pytest.mark.rule("TIER-3")
 @given(cache_buffers(), st.data())
 def test_a_copied_block_arrives_on_every_shard_and_nowhere_else(
     buffer: KVCacheBuffer, data: st.DataObject
@@ -118,6 +124,7 @@ def test_both_buffers_offer_the_interface() -> None:
     assert isinstance(tree.children["target"], KVCacheBufferInterface)
 
 
+@pytest.mark.rule("MEM-2", "MEM-3")
 def test_a_tree_lists_its_children_in_order() -> None:
     target, draft = cache_buffer(replicated=True, scaled=True), cache_buffer(shards=1)
     tree = MultiKVCacheBuffer({"target": target, "draft": draft})
@@ -128,11 +135,25 @@ def test_a_tree_lists_its_children_in_order() -> None:
     ]
 
 
+@pytest.mark.rule("MEM-3")
 def test_a_tree_needs_children_with_one_page_count() -> None:
     with pytest.raises(ValueError, match="children is empty"):
         MultiKVCacheBuffer({})
     with pytest.raises(ValueError, match=r"children have \{'a': 3, 'b': 4\} pages"):
         MultiKVCacheBuffer({"a": cache_buffer(3), "b": cache_buffer(4)})
+
+
+@pytest.mark.rule("MEM-3", "SIZE-1", "POOL-1")
+@pytest.mark.parametrize("tree", [False, True])
+def test_a_manager_counts_its_pages_without_the_null_page(make: Making, tree: bool) -> None:
+    leaf = make.params(replicas=2, shards=2)
+    params = MultiKVCacheParams.from_params(leaf, leaf) if tree else leaf
+    manager = make.manager(params, pages=5)
+    for replica in range(2):
+        buffer = manager.get_device_buffer(replica)
+        assert manager.total_num_blocks(replica) == manager.get_num_pages(replica) == 5
+        assert buffer.total_num_pages == 6
+        assert sum(b.nbytes for b in buffer.all_buffers) == 6 * params.bytes_per_block
 
 
 def test_replication_needs_a_second_shard() -> None:
@@ -142,6 +163,7 @@ def test_replication_needs_a_second_shard() -> None:
         ReplicatedKVCacheMemory(torch.zeros(1, 8, dtype=torch.uint8), [])
 
 
+@pytest.mark.rule("MEM-1", "PARAM-5")
 @pytest.mark.parametrize(
     ("values", "scales", "message"),
     [

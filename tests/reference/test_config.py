@@ -30,6 +30,7 @@ def write(path: Path, content: Any) -> str:
     return str(path)
 
 
+@pytest.mark.rule("CONF-2")
 def test_fields_and_defaults_are_in_the_documented_order() -> None:
     def signature(config: type[Any]) -> dict[str, Any]:
         return {
@@ -69,6 +70,7 @@ def test_fields_and_defaults_are_in_the_documented_order() -> None:
 page_sizes = st.none() | st.integers(1, 512)
 
 
+@pytest.mark.rule("CONF-1")
 @given(code=page_sizes, environment=page_sizes, in_file=page_sizes)
 def test_code_beats_environment_beats_file_beats_default(
     tmp_path_factory: pytest.TempPathFactory,
@@ -87,6 +89,7 @@ def test_code_beats_environment_beats_file_beats_default(
     assert config.kv_cache_page_size == layers[0]
 
 
+@pytest.mark.rule("CONF-1", "CONF-2")
 def test_sections_are_merged_key_by_key_over_all_layers(file: Path) -> None:
     write(
         file,
@@ -124,12 +127,14 @@ def test_sections_are_merged_key_by_key_over_all_layers(file: Path) -> None:
     assert connector.model_extra == {"write_policy": "reuse", "model_fingerprint": "llama"}
 
 
+@pytest.mark.rule("CONF-1")
 def test_the_environment_is_read_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAGEDKV_KV_CACHE_PAGE_SIZE", "7")
     assert KVCacheConfig().kv_cache_page_size == 128
     assert KVCacheConfig.from_environment().kv_cache_page_size == 7
 
 
+@pytest.mark.rule("CONF-1")
 def test_a_finished_section_replaces_the_files(file: Path) -> None:
     write(file, {"kv_connector_config": {"disk_offload_max_gb": 1}})
     config = KVCacheConfig(config_file=str(file), kv_connector_config=KVConnectorConfig())
@@ -150,6 +155,7 @@ def test_a_connector_config_may_be_a_mapping_a_path_or_inline_json(
         assert config.kv_connector_config.model_extra == {"write_policy": "write_back"}
 
 
+@pytest.mark.rule("CONF-1")
 def test_a_path_in_one_layer_is_merged_with_keys_of_another(tmp_path: Path) -> None:
     path = write(tmp_path / "tiers.yaml", {"disk_offload_dir": "/ssd", "disk_offload_max_gb": 1})
     config = KVCacheConfig.from_environment(
@@ -173,6 +179,7 @@ def test_an_empty_file_or_section_holds_no_settings(file: Path, content: str) ->
     assert KVCacheConfig(config_file=str(file), section_name=section).kv_cache_page_size == 128
 
 
+@pytest.mark.rule("CONF-3")
 @pytest.mark.parametrize(
     ("content", "section", "message"),
     [
@@ -194,11 +201,13 @@ def test_a_file_that_cannot_be_used_is_named_with_section_and_field(
         KVCacheConfig(config_file=str(file), section_name=section)
 
 
+@pytest.mark.rule("CONF-3")
 def test_a_missing_file_is_named(file: Path) -> None:
     with pytest.raises(ValidationError, match=r"server\.yaml' cannot be read: No such file"):
         KVCacheConfig(config_file=str(file))
 
 
+@pytest.mark.rule("CONF-3")
 def test_broken_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cache.json"
     path.write_text('{"kv_cache_page_size": ')
@@ -208,11 +217,13 @@ def test_broken_json_is_refused(tmp_path: Path) -> None:
         KVCacheConfig.from_environment({"PAGEDKV_KV_CONNECTOR_CONFIG": '{"disk'})
 
 
+@pytest.mark.rule("CONF-3")
 def test_a_section_needs_a_file() -> None:
     with pytest.raises(ValidationError, match="section_name is 'cache', but there is no config_fi"):
         KVCacheConfig(section_name="cache")
 
 
+@pytest.mark.rule("PARAM-5", "CONF-2")
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
@@ -294,6 +305,7 @@ def test_a_connector_without_settings_gets_the_defaults() -> None:
     assert (plain.kv_connector_config, plain.host_kvcache_swap_space_gb) == (None, None)
 
 
+@pytest.mark.rule("CONF-2")
 def test_tier_options_are_read_from_the_extra_fields() -> None:
     assert TierOptions.from_connector_config(None) == TierOptions()
     options = TierOptions()
@@ -311,6 +323,7 @@ def test_tier_options_are_read_from_the_extra_fields() -> None:
     assert options.disk_write_budget_gb_per_day == 500
 
 
+@pytest.mark.rule("PARAM-5")
 @pytest.mark.parametrize(
     "extra",
     [

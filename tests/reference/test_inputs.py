@@ -90,6 +90,7 @@ two_shapes = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.rule("MEM-4")
 @given(trees(), two_shapes)
 def test_runtime_inputs_match_the_symbolic_ones_position_by_position(
     params: KVCacheParamInterface, shapes: list[tuple[int, int]]
@@ -106,6 +107,7 @@ def test_runtime_inputs_match_the_symbolic_ones_position_by_position(
         assert size == expected[name.rpartition(".")[2]]
 
 
+@pytest.mark.rule("MEM-4")
 @given(trees(), two_shapes)
 def test_unflatten_undoes_flatten(
     params: KVCacheParamInterface, shapes: list[tuple[int, int]]
@@ -138,6 +140,7 @@ def leaves_of(
     return [leaf for child in inputs.children.values() for leaf in leaves_of(child)]
 
 
+@pytest.mark.rule("MEM-4")
 @given(trees())
 def test_no_two_caches_share_the_name_of_a_dimension(params: KVCacheParamInterface) -> None:
     names = [
@@ -147,6 +150,7 @@ def test_no_two_caches_share_the_name_of_a_dimension(params: KVCacheParamInterfa
     assert sum(map(len, names)) == len(set[str]().union(*names))
 
 
+@pytest.mark.rule("MEM-4", "PARAM-1")
 def test_a_leaf_lists_its_devices_replica_major() -> None:
     inputs = leaf(2, 2, is_mla=False, dtype=torch.float16).get_symbolic_inputs("x.").inputs
     assert [device.kv_blocks.device.id for device in inputs] == [0, 1, 2, 3]
@@ -167,6 +171,7 @@ def test_trees_and_leaves_offer_the_interface() -> None:
     assert isinstance(child, KVCacheInputs) and isinstance(child, KVCacheInputsInterface)
 
 
+@pytest.mark.rule("MEM-4")
 def test_scales_are_flattened_last_and_only_if_there() -> None:
     flat = [torch.zeros(1) for _ in range(6)]
     assert KVCacheInputsPerDevice(*flat[:5]).flatten() == flat[:5]
@@ -208,6 +213,7 @@ bounds = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.rule("INPUT-6")
 @given(bounds, bounds)
 def test_bounds_cover_exactly_what_exceeds_none_of_them(
     bound: BatchCharacteristics, actual: BatchCharacteristics

@@ -11,7 +11,6 @@ from pagedkv.reference import (
     InsufficientBlocksError,
     KVCacheMetrics,
     KVLoadFailed,
-    PrefixCacheHits,
 )
 
 NUMBER_OF_COUNTERS = len(fields(KVCacheMetrics))
@@ -83,13 +82,15 @@ def test_every_token_position_of_an_admission_counts_once(
 
 
 @pytest.mark.rule("METRIC-1", "ALLOC-4")
-def test_hits_count_under_the_tier_that_served_them(make: Making) -> None:
-    manager = make.manager(make.isolated_params(disk_pages=8), pages=3, host_pages=1)
-    make.serve(manager, prompt(2))  # the host's only slot holds the root, the disk both
-    make.admit(manager, prompt(2), replica=1)
+def test_hits_count_under_the_tier_that_serves_them(make: Making) -> None:
+    manager = make.manager(make.isolated_params(), host_pages=4)
+    make.serve(manager, prompt(3))
+    make.admit(manager, prompt(1), replica=1)
+    manager.reset_metrics()
+    make.admit(manager, prompt(3), replica=1)
     metrics = manager.get_metrics_aggregated()
-    assert (metrics.host_blocks_served, metrics.disk_blocks_served) == (1, 0)
-    assert metrics.cache_tokens == 4
+    assert (metrics.device_blocks_served, metrics.host_blocks_served) == (1, 2)
+    assert tokens_of(metrics) == (1, 12)
 
 
 # --- METRIC-2: copies ---------------------------------------------------------------------------
@@ -228,11 +229,14 @@ def test_reset_metrics_sets_all_to_zero_and_changes_nothing_else(make: Making) -
     for start in (0, 100):
         make.serve(manager, prompt(2, start))
     ctx = make.admit(manager, prompt(2), replica=1)
-    before = make.hits(manager, prompt(2)), manager.statistics(), manager.statistics(1)
+
+    def cache() -> list[object]:
+        seen = [make.hits(manager, prompt(2), replica) for replica in range(3)]
+        return [*seen, *(manager.statistics(replica) for replica in range(3))]
+
+    before = cache()
     manager.reset_metrics()
     assert manager.get_metrics_aggregated() == KVCacheMetrics()
-    after = make.hits(manager, prompt(2)), manager.statistics(), manager.statistics(1)
-    assert after == before
-    assert make.hits_below(manager, prompt(2)) == PrefixCacheHits(host_blocks=2)
+    assert cache() == before
     manager.alloc(ctx, 1)
     assert manager.get_metrics_aggregated() == KVCacheMetrics(), "its tokens were counted before"

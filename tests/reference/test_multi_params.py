@@ -47,6 +47,7 @@ forests = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.rule("PARAM-2")
 @given(forests)
 def test_sizes_add_up_over_the_children(children: list[KVCacheParamInterface]) -> None:
     tree = MultiKVCacheParams.from_params(*children)
@@ -58,6 +59,7 @@ def test_sizes_add_up_over_the_children(children: list[KVCacheParamInterface]) -
     assert stored == tree.bytes_per_offloaded_block
 
 
+@pytest.mark.rule("PARAM-3")
 @given(forests)
 def test_state_is_identical_on_every_device_only_if_it_is_in_every_child(
     children: list[KVCacheParamInterface],
@@ -69,6 +71,7 @@ def test_state_is_identical_on_every_device_only_if_it_is_in_every_child(
     )
 
 
+@pytest.mark.rule("PARAM-3", "SIZE-3")
 def test_a_mixed_tree_stores_its_replicated_child_once() -> None:
     tree = MultiKVCacheParams.from_params(target=mla(), draft=leaf())
     assert not tree.replicates_kv_across_tp
@@ -83,6 +86,7 @@ def test_unnamed_children_are_numbered_before_named_ones() -> None:
     assert list(tree.get_symbolic_inputs().children) == ["cache_0", "cache_1", "draft"]
 
 
+@pytest.mark.rule("PARAM-4")
 def test_shared_fields_are_those_of_the_children() -> None:
     shared: dict[str, Any] = {
         "devices": [DeviceRef.CPU(i) for i in range(4)],
@@ -108,6 +112,7 @@ def test_shared_fields_are_those_of_the_children() -> None:
     assert KVCacheParamInterface in MultiKVCacheParams.__bases__
 
 
+@pytest.mark.rule("PARAM-4")
 @pytest.mark.parametrize(
     ("field", "other"),
     [
@@ -133,6 +138,7 @@ def test_unequal_children_are_refused_with_field_and_values(
         MultiKVCacheParams.from_params(target=leaf(), draft=leaf(**other))
 
 
+@pytest.mark.rule("PARAM-4")
 def test_a_declared_field_that_contradicts_the_children_is_refused() -> None:
     with pytest.raises(ValueError, match=r"page_size must be 64 .* cache_0 has 4"):
         MultiKVCacheParams([leaf()], 64, 1, 2, None, None)
@@ -141,6 +147,7 @@ def test_a_declared_field_that_contradicts_the_children_is_refused() -> None:
     assert (direct.speculative_method, direct.num_draft_tokens) == (None, 0)
 
 
+@pytest.mark.rule("PARAM-5")
 def test_no_children_are_refused() -> None:
     with pytest.raises(ValueError, match="params is empty"):
         MultiKVCacheParams.from_params()
@@ -148,6 +155,7 @@ def test_no_children_are_refused() -> None:
         MultiKVCacheParams([], 4, 1, 2, None, None)
 
 
+@pytest.mark.rule("PARAM-5")
 def test_names_are_unique_and_without_dots() -> None:
     with pytest.raises(ValueError, match=r"names is \['cache_0', 'cache_0'\] for 2 cache"):
         MultiKVCacheParams.from_params(leaf(), cache_0=leaf())
@@ -166,6 +174,7 @@ def test_runtime_inputs_take_the_trees_own_buffers() -> None:
     assert isinstance(tree.allocate_buffers(1)[0].children["draft"], KVCacheBuffer)
 
 
+@pytest.mark.rule("NS-1")
 def test_the_fingerprint_depends_on_names_order_and_children() -> None:
     trees = [
         MultiKVCacheParams.from_params(a=leaf(), b=mla()),

@@ -58,6 +58,7 @@ def any_params(draw: st.DrawFn) -> KVCacheParams:
     )
 
 
+@pytest.mark.rule("PARAM-2")
 @given(any_params(), st.integers(1, 4))
 def test_allocated_bytes_are_bytes_per_block_times_pages(p: KVCacheParams, pages: int) -> None:
     buffers = p.allocate_buffers(pages)
@@ -68,6 +69,18 @@ def test_allocated_bytes_are_bytes_per_block_times_pages(p: KVCacheParams, pages
         assert not any(b.view(torch.uint8).any() for b in buffer.all_buffers)
 
 
+@pytest.mark.rule("MEM-1")
+@given(any_params())
+def test_one_page_of_one_shard_is_one_run_of_bytes(p: KVCacheParams) -> None:
+    for buffer in p.allocate_buffers(3):
+        for values in buffer.values:
+            assert list(values.shape) == [3, *p.shape_per_block]
+        for tensor in buffer.all_buffers:
+            assert tensor[1].is_contiguous()
+            assert tensor.stride(0) == tensor[1].numel()
+
+
+@pytest.mark.rule("TIER-3", "SIZE-3")
 @given(any_params())
 def test_offloaded_bytes_are_those_of_the_memory_units(p: KVCacheParams) -> None:
     (buffer, *_) = p.allocate_buffers(1)
@@ -78,6 +91,7 @@ def test_offloaded_bytes_are_those_of_the_memory_units(p: KVCacheParams) -> None
     }
 
 
+@pytest.mark.rule("MEM-1", "PARAM-1", "PARAM-2", "PARAM-3")
 @given(any_params())
 def test_shapes_follow_from_heads_and_degrees(p: KVCacheParams) -> None:
     tp = p.tensor_parallel_degree
@@ -98,6 +112,7 @@ def test_shapes_follow_from_heads_and_degrees(p: KVCacheParams) -> None:
     assert p.bytes_per_block == per_shard * tp
 
 
+@pytest.mark.rule("PARAM-1")
 def test_devices_are_grouped_replica_major() -> None:
     p = params(devices=cpus(4), data_parallel_degree=2)
     assert p.devices_per_replica == [tuple(cpus(4)[:2]), tuple(cpus(4)[2:])]
@@ -130,6 +145,7 @@ def test_positional_order_and_defaults_hold() -> None:
     assert hash(p) == hash(dataclasses.replace(p))
 
 
+@pytest.mark.rule("PARAM-2")
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz])
 def test_fp8_is_scaled_only_with_a_quantisation_config(dtype: torch.dtype) -> None:
     bare = params(dtype=dtype)
@@ -186,6 +202,7 @@ def test_connectors_are_converted_from_text() -> None:
     assert dkv.kv_connector is KVConnectorType.dkv
 
 
+@pytest.mark.rule("PARAM-5")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -227,6 +244,7 @@ def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], message: str)
         params(**fields)
 
 
+@pytest.mark.rule("PARAM-5")
 def test_scales_are_floats_of_a_positive_granularity() -> None:
     with pytest.raises(ValueError, match=r"scale_dtype is torch\.int8"):
         KVCacheQuantizationConfig(scale_dtype=torch.int8)
@@ -234,6 +252,7 @@ def test_scales_are_floats_of_a_positive_granularity() -> None:
         KVCacheQuantizationConfig(quantization_granularity=0)
 
 
+@pytest.mark.rule("PARAM-5")
 def test_no_pages_cannot_be_allocated() -> None:
     with pytest.raises(ValueError, match="total_num_pages is 0"):
         params().allocate_buffers(0)
@@ -294,17 +313,20 @@ LEAVE_CONTENT_ALONE: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.rule("NS-1")
 def test_the_fingerprint_tells_layouts_apart() -> None:
     fingerprints = [params(**fields).layout_fingerprint() for fields in [{}, *DECIDE_CONTENT]]
     assert len(set(fingerprints)) == len(fingerprints)
     assert all(len(bytes.fromhex(f)) == 32 for f in fingerprints)
 
 
+@pytest.mark.rule("NS-1")
 @pytest.mark.parametrize("fields", LEAVE_CONTENT_ALONE)
 def test_the_fingerprint_ignores_what_leaves_pages_alone(fields: dict[str, Any]) -> None:
     assert params(**fields).layout_fingerprint() == params().layout_fingerprint()
 
 
+@pytest.mark.rule("NS-1")
 def test_the_fingerprint_is_the_same_in_every_process() -> None:
     # A change here makes every disk tier and block store start cold: raise LAYOUT_FORMAT with it.
     assert params().layout_fingerprint() == (

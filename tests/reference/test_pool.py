@@ -194,10 +194,16 @@ def test_runtime_checks_find_what_does_not_add_up(make: Making, damage: str) -> 
         manager.contains(ctx.request_id, 0)
 
 
-@pytest.mark.rule("POOL-9")
-def test_runtime_checks_find_a_tier_that_overflows(make: Making) -> None:
+@pytest.mark.rule("POOL-9", "TIER-1")
+def test_runtime_checks_recount_slots_and_their_pins(make: Making) -> None:
     manager = make.manager(make.tiered_params(), pages=4, host_pages=1)
     make.serve(manager, range(4))
-    manager._state.connector.tiers["host"].capacity = 0
+    host = manager._state.connector.tiers["host"]
+    (block,) = host.blocks.values()
+    block.pins += 1
+    with pytest.raises(PoolCorruptedError, match=r"host tier's block .* has 1 pins"):
+        manager.num_free_blocks()
+    block.pins -= 1
+    host.capacity = 0
     with pytest.raises(PoolCorruptedError, match="host tier uses 1 slots, its capacity is 0"):
         manager.num_free_blocks()

@@ -95,3 +95,13 @@ def test_shutdown_offloads_what_is_dirty(make: Making) -> None:
     for replica in range(2):
         hits = make.hits(second, prompt(2, start=100 * replica), replica)
         assert hits == PrefixCacheHits(disk_blocks=2)
+
+
+@pytest.mark.rule("CLOSE-1")
+def test_no_method_is_left_out_above() -> None:
+    methods = {
+        name
+        for name, member in vars(PagedKVCacheManager).items()
+        if callable(member) and not name.startswith("_")
+    }
+    assert methods - CALLS.keys() == {"shutdown", "in_flight"}

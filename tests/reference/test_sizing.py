@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.reference.conftest import Making
 
 from pagedkv.reference.config import KVConnectorConfig
 from pagedkv.reference.device import DeviceRef
@@ -67,6 +69,7 @@ speculations = st.sampled_from(
 )
 
 
+@pytest.mark.rule("SIZE-1")
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 3))
 def test_the_null_page_is_paid_for(memory: int, page_size: int, replicas: int) -> None:
     p = params(
@@ -80,6 +83,7 @@ def test_the_null_page_is_paid_for(memory: int, page_size: int, replicas: int) -
         assert compute_num_device_blocks(p, memory, None, None) == affordable - 1
 
 
+@pytest.mark.rule("SIZE-1")
 @given(speculations, st.integers(1, 200), st.integers(1, 8), st.integers(200, 4000))
 def test_no_more_pages_are_taken_than_the_batch_can_use(
     speculation: dict[str, Any], max_seq_len: int, max_batch_size: int, memory: int
@@ -93,6 +97,7 @@ def test_no_more_pages_are_taken_than_the_batch_can_use(
     assert size == (pages + 1) * p.bytes_per_block <= memory
 
 
+@pytest.mark.rule("SIZE-1", "LEN-1")
 @given(speculations, st.integers(32, 1000))
 def test_the_longest_fitting_request_fits_and_a_longer_one_does_not(
     speculation: dict[str, Any], memory: int
@@ -127,12 +132,14 @@ def test_bounds_that_do_not_fit_are_warned_about(caplog: pytest.LogCaptureFixtur
     assert "max_seq_len 100 (7 pages and the null page) needs 128 bytes, but 80 bytes" in length
 
 
+@pytest.mark.rule("PARAM-5")
 @pytest.mark.parametrize(("batch", "length"), [(0, 1), (1, 0)])
 def test_a_bound_below_one_is_refused(batch: int, length: int) -> None:
     with pytest.raises(ValueError, match=r"max_(batch_size|seq_len) is 0"):
         compute_num_device_blocks(params(), 1000, batch, length)
 
 
+@pytest.mark.rule("SIZE-2")
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_size_of_whole_pages_gives_back_the_pages(pages: int, page_size: int) -> None:
     nbytes = pages * page_size
@@ -141,6 +148,7 @@ def test_a_size_of_whole_pages_gives_back_the_pages(pages: int, page_size: int) 
     assert compute_num_disk_blocks(p) == pages
 
 
+@pytest.mark.rule("SIZE-2")
 @given(st.floats(1e-6, 1e4), st.integers(1, 1000))
 def test_pages_never_exceed_the_size(size_gb: float, page_size: int) -> None:
     p = tiered(host_gb=size_gb, disk_gb=size_gb, page_size=page_size)
@@ -149,11 +157,13 @@ def test_pages_never_exceed_the_size(size_gb: float, page_size: int) -> None:
     assert compute_num_disk_blocks(p) * page_size <= size_gb * GB + 0.5
 
 
+@pytest.mark.rule("SIZE-2")
 def test_host_and_disk_units_differ() -> None:
     p = tiered(host_gb=1, disk_gb=1, page_size=1)
     assert (compute_num_host_blocks(p), compute_num_disk_blocks(p)) == (2**30, 10**9)
 
 
+@pytest.mark.rule("SIZE-3")
 def test_replicated_content_is_stored_once_in_each_child() -> None:
     two = [DeviceRef.CPU(0), DeviceRef.CPU(1)]
     replicated = tiered(devices=two)
@@ -165,17 +175,20 @@ def test_replicated_content_is_stored_once_in_each_child() -> None:
     assert compute_num_disk_blocks(tree) == GB // (16 + 64)
 
 
+@pytest.mark.rule("SIZE-3", "TIER-10")
 def test_replicas_share_one_host_tier() -> None:
     p = tiered(devices=[DeviceRef.CPU()] * 2, data_parallel_degree=2)
     assert compute_num_host_blocks(p) == compute_num_host_blocks(tiered())
 
 
+@pytest.mark.rule("SIZE-3")
 def test_an_explicit_page_count_decides() -> None:
     assert compute_num_host_blocks(tiered(), total_num_host_pages=7) == 7
     with pytest.raises(ValueError, match="total_num_host_pages is -1"):
         compute_num_host_blocks(tiered(), total_num_host_pages=-1)
 
 
+@pytest.mark.rule("TIER-10")
 def test_without_a_connector_there_are_no_lower_tiers() -> None:
     for p in (params(), params(kv_connector="null", host_kvcache_swap_space_gb=1.0)):
         assert compute_num_host_blocks(p) == compute_num_disk_blocks(p) == 0
@@ -183,6 +196,7 @@ def test_without_a_connector_there_are_no_lower_tiers() -> None:
             compute_num_host_blocks(p, total_num_host_pages=7)
 
 
+@pytest.mark.rule("TIER-10")
 def test_a_block_store_has_host_and_disk_pages_only_when_asked() -> None:
     def dkv(disk_offload_dir: str | None) -> KVCacheParams:
         config = KVConnectorConfig(
@@ -197,6 +211,7 @@ def test_a_block_store_has_host_and_disk_pages_only_when_asked() -> None:
     assert compute_num_disk_blocks(dkv("/ssd")) == 10
 
 
+@pytest.mark.rule("SIZE-4")
 def test_a_tier_too_small_for_a_page_is_refused() -> None:
     p = tiered(host_gb=0, disk_gb=15 / GB)
     with pytest.raises(InsufficientMemoryError, match="host_kvcache_swap_space_gb needs 16 bytes"):
@@ -206,6 +221,7 @@ def test_a_tier_too_small_for_a_page_is_refused() -> None:
     assert (refusal.value.wanted_bytes, refusal.value.available_bytes) == (16, 15)
 
 
+@pytest.mark.rule("SIZE-5")
 def test_weights_are_taken_from_the_usable_share() -> None:
     assert available_cache_memory(100, 9, 0.29) == 20
     assert available_cache_memory(100, 100, 1) == 0
@@ -216,12 +232,56 @@ def test_weights_are_taken_from_the_usable_share() -> None:
             available_cache_memory(100, 0, share)
 
 
+@pytest.mark.rule("SIZE-4")
 def test_memory_that_the_machine_lacks_is_refused_with_the_numbers() -> None:
     check_host_memory("host_kvcache_swap_space_gb", 1)
     with pytest.raises(InsufficientMemoryError, match="lower host_kvcache_swap_space_gb") as error:
         check_host_memory("host_kvcache_swap_space_gb", 2**60)
     assert error.value.field == "host_kvcache_swap_space_gb"
     assert error.value.wanted_bytes == 2**60 > error.value.available_bytes > 0
+
+
+@pytest.mark.rule("SIZE-4")
+def test_a_manager_is_not_made_larger_than_the_machine(make: Making) -> None:
+    local = make.tiered_params()
+    huge = dataclasses.replace(local, host_kvcache_swap_space_gb=1e9)
+    refused: dict[str, Callable[[], object]] = {
+        "total_num_pages": lambda: make.manager(pages=10**15),
+        "total_num_host_pages": lambda: make.manager(local, host_pages=10**15),
+        "host_kvcache_swap_space_gb": lambda: make.manager(huge),
+    }
+    for field, make_manager in refused.items():
+        with pytest.raises(InsufficientMemoryError, match=f"lower {field}") as refusal:
+            make_manager()
+        error = refusal.value
+        assert error.field == field
+        assert error.wanted_bytes > 10**15 > error.available_bytes
+
+
+@pytest.mark.rule("SIZE-3")
+def test_a_managers_host_tier_is_as_large_as_the_pages_or_else_the_gigabytes(make: Making) -> None:
+    params = make.tiered_params()
+    params = dataclasses.replace(
+        params, host_kvcache_swap_space_gb=7 * params.bytes_per_offloaded_block / GiB
+    )
+    assert make.manager(params, host_pages=5).get_num_host_pages(0) == 5
+    assert make.manager(params).get_num_host_pages(0) == 7
+
+
+@pytest.mark.rule("PARAM-5")
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"pages": 0}, "total_num_pages is 0; it must be at least 1"),
+        ({"host_pages": -1}, "total_num_host_pages is -1; it must be at least 0"),
+        ({"max_batch_size": 0}, "max_batch_size is 0; it must be at least 1"),
+    ],
+)
+def test_a_managers_impossible_sizes_are_refused_by_name(
+    make: Making, sizes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make.manager(**sizes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
