@@ -86,18 +86,23 @@ def test_a_request_gets_the_pages_that_its_length_asks_for(
 
 
 @pytest.mark.rule("ALLOC-2", "ALLOC-7")
-@pytest.mark.parametrize(("length", "can_ever_fit"), [(16, True), (17, False)])
-def test_refused_alloc_changes_nothing(make: Making, length: int, can_ever_fit: bool) -> None:
-    manager = make.manager(make.tiered_params(), pages=4, host_pages=8)
+@pytest.mark.parametrize(
+    ("length", "needed", "can_ever_fit"), [(16, 2, True), (24, 4, True), (25, 5, False)]
+)
+def test_refused_alloc_changes_nothing(
+    make: Making, length: int, needed: int, can_ever_fit: bool
+) -> None:
+    manager = make.manager(make.tiered_params(), pages=6, host_pages=8)
     make.serve(manager, range(8))
-    make.admit(manager, range(100, 108))
+    make.serve(manager, range(200, 204))
+    make.admit(manager, range(100, 112))
     ctx = claimed(make, manager, length)
     before = repr(manager._state), repr(ctx.tokens), ctx.cached_prefix_length
     with pytest.raises(InsufficientBlocksError) as refusal:
         manager.alloc(ctx, 0)
-    # Two pages are cached, but they are what the request hits: they are not free for it.
+    # Three pages are cached, but two of them are what the request hits: not free for it.
     error = refusal.value
-    assert (error.needed, error.free, error.total) == (length // 4 - 2 + length % 4, 0, 4)
+    assert (error.needed, error.free, error.total) == (needed, 1, 6)
     assert error.can_ever_fit == can_ever_fit
     assert (repr(manager._state), repr(ctx.tokens), ctx.cached_prefix_length) == before
 
@@ -223,11 +228,12 @@ def test_a_hit_that_ends_where_the_request_is_already_is_not_used(make: Making) 
     assert manager.get_metrics_aggregated().device_blocks_served == 0
 
 
-@pytest.mark.rule("ALLOC-8")
+@pytest.mark.rule("ALLOC-8", "ALLOC-14")
 def test_pages_that_a_hit_replaces_stay_until_the_allocation_returns(make: Making) -> None:
     manager = make.manager()
     ctx = unfinished(make, manager)
     make.serve(manager, range(8))
+    assert manager.get_pct_used_blocks_after_allocation(ctx, 0) == 4 / 8
     plan = manager.begin_alloc(ctx, 0)
     assert manager.get_req_blocks(ctx.request_id, 0) == [0]
     assert manager.statistics().held == 5

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import get_args
 
 import pytest
-from tests.reference.conftest import Making, Recorder, prompt
+from tests.reference.conftest import DISK, Making, Recorder, prompt
 
 from pagedkv.reference import (
     BatchesError,
     BlocksNotAllocatedError,
     InsufficientBlocksError,
+    Media,
     PagedKVError,
     PrefixCacheHits,
     TextContext,
@@ -131,6 +132,27 @@ def test_every_other_call_that_changes_something_is_reported(
         WriteBudgetRenewed,
         Closed,
     ]
+
+
+@pytest.mark.rule("EVENT-1", "ALLOC-11")
+def test_an_allocation_whose_load_fails_is_reported_as_undone_and_planned_again(
+    make: Making, recorder: Recorder
+) -> None:
+    media = Media()
+    params = make.tiered_params(disk_pages=4, extras={"model_fingerprint": "weights"})
+    make.serve(make.manager(params, host_pages=4, media=media), prompt(1))
+    (block,) = media.disks[DISK].blocks.values()
+    assert block.content is not None
+    block.content[0][0] ^= 1
+    manager = make.manager(params, host_pages=4, media=media, tracer=recorder)
+    recorder.events.clear()
+    ctx = make.admit(manager, prompt(1))
+    _, issued, planned, failed, cancelled, again, returned = recorder.events
+    assert isinstance(issued, TransferIssued) and isinstance(planned, AllocPlanned)
+    assert failed == TransferFailed(issued.transfer, "corrupt", issued.keys)
+    assert cancelled == AllocCancelled(ctx.request_id, planned.transfers)
+    assert isinstance(again, AllocPlanned) and again.transfers == ()
+    assert returned == AllocReturned(ctx.request_id, processed=0)
 
 
 @pytest.mark.rule("EVENT-1", "STEP-6", "ALLOC-14")

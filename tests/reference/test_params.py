@@ -231,7 +231,7 @@ def test_connectors_are_converted_from_text() -> None:
         (TIERED | {"kv_connector_config": None}, "kv_connector_config.disk_offload_dir is not set"),
         (TIERED | {"kv_connector": "dkv"}, "kv_connector_config.block_store_endpoint is not set"),
         ({"speculative_method": "magic"}, "speculative_method is 'magic'; use one of standalone"),
-        ({"num_draft_tokens": -1}, "num_draft_tokens is -1"),
+        ({"num_draft_tokens": -1, "speculative_method": "mtp"}, "num_draft_tokens is -1; use 0"),
         ({"num_draft_tokens": 2}, "num_draft_tokens is 2 without a speculative_method"),
         ({"kv_hash_algo": "md5"}, "kv_hash_algo is 'md5'; use one of sha256"),
         ({"deduplication": "drop"}, "deduplication is 'drop'; use one of swap, keep"),

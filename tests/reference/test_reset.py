@@ -70,6 +70,33 @@ def test_a_load_from_before_is_neither_joined_nor_hit(make: Making) -> None:
     assert manager.get_num_used_host_pages(0) == 0
 
 
+@pytest.mark.rule("RESET-2", "ALLOC-6")
+def test_a_load_from_before_is_not_taken_for_the_one_that_brings_the_block_again(
+    make: Making,
+) -> None:
+    manager = make.manager(make.isolated_params(), host_pages=4, auto_land=False)
+    make.serve(manager, prompt(1))
+    make.land_all(manager)
+    _, before = make.begin(manager, prompt(1), replica=1)
+    manager.reset_prefix_cache()
+    make.serve(manager, prompt(1))
+    manager.land(manager.in_flight()[-1].id)
+    _, again = make.begin(manager, prompt(1), replica=1)
+    _, joined = make.begin(manager, prompt(1), replica=1)
+    assert joined.transfers == again.transfers != before.transfers
+
+
+@pytest.mark.rule("RESET-2", "STORE-2")
+def test_a_put_from_before_is_not_seen_by_others_either(make: Making) -> None:
+    media = Media()
+    params = make.tiered_params(store=STORE, extras={"model_fingerprint": "weights"})
+    manager = make.manager(params, media=media, auto_land=False)
+    make.serve(manager, prompt(2))
+    manager.reset_prefix_cache()
+    make.land_all(manager)
+    assert make.hits(make.manager(params, media=media), prompt(2)).total_blocks == 0
+
+
 @pytest.mark.rule("RESET-2", "STEP-3")
 def test_a_live_request_keeps_its_pages_but_neither_hits_nor_commits(make: Making) -> None:
     manager = make.manager(make.tiered_params(), pages=16, host_pages=8)

@@ -1,5 +1,6 @@
 """Host memory, disk and block store below the devices: rules TIER-1 to TIER-6, TIER-9, TIER-10."""
 
+import dataclasses
 from typing import Any, get_args
 
 import pytest
@@ -10,6 +11,7 @@ from pagedkv.reference import (
     FailReason,
     KVCacheParamInterface,
     KVCacheQuantizationConfig,
+    KVConnectorType,
     KVLoadFailed,
     KVLoadRefused,
     Media,
@@ -238,6 +240,17 @@ def test_a_hit_renews_a_block_where_it_served_and_below(
     assert make.hits_below(manager, B).total_blocks == 0
 
 
+@pytest.mark.rule("TIER-4", "ALLOC-10")
+def test_a_hit_on_another_replica_renews_the_page_there(make: Making) -> None:
+    manager = make.manager(make.params(replicas=2), pages=3)
+    for tokens in (A, B):
+        make.serve(manager, tokens)
+    _, plan = make.begin(manager, A, replica=1)
+    assert plan.hit_counts == PrefixCacheHits(peer_blocks=1)
+    make.begin(manager, range(200, 208))
+    assert make.hits(manager, A).device_blocks == 1
+
+
 @pytest.mark.rule("TIER-4")
 def test_an_offered_chain_is_renewed_as_a_whole(make: Making) -> None:
     manager = make.manager(make.isolated_params(), host_pages=3)
@@ -310,6 +323,22 @@ def test_a_failed_load_is_a_miss_for_its_request(make: Making, reason: FailReaso
     assert manager.get_num_used_host_pages(0) == make.hits_below(manager, A).host_blocks == kept
     manager.release(ctx.request_id, 1)
     assert manager.get_num_used_pages(1) == 0
+
+
+@pytest.mark.rule("TIER-6", "ALLOC-10")
+def test_a_failed_copy_from_another_replica_is_a_miss_and_takes_nothing_there(
+    make: Making,
+) -> None:
+    manager = make.manager(make.params(replicas=2), auto_land=False)
+    make.serve(manager, prompt(2))
+    ctx, plan = make.begin(manager, prompt(2), replica=1)
+    assert plan.hit_counts == PrefixCacheHits(peer_blocks=2)
+    manager.fail(plan.transfers[0], "io_error")
+    with pytest.raises(KVLoadFailed):
+        manager.finish_alloc(ctx, 1)
+    assert manager.begin_alloc(ctx, 1).hits == ()
+    assert manager.get_metrics_aggregated().load_blocks_failed == 2
+    assert make.hits(manager, prompt(2)).device_blocks == 2
 
 
 @pytest.mark.rule("TIER-6")
@@ -400,7 +429,9 @@ def test_the_connector_says_which_tiers_there_are(make: Making) -> None:
     assert tiers(make.params(), 0) == {}
     assert tiers(make.params(kv_connector="null"), 0) == {}
     assert tiers(make.tiered_params(), 5) == {"host": 5}
-    assert tiers(make.tiered_params(disk_pages=7), 5) == {"host": 5, "disk": 7}
+    tiered = make.tiered_params(disk_pages=7)
+    assert tiers(tiered, 5) == {"host": 5, "disk": 7}
+    assert tiers(dataclasses.replace(tiered, kv_connector=KVConnectorType.local), 5) == {"host": 5}
     assert tiers(make.tiered_params(store=STORE), 0) == {"store": 0}
     assert tiers(make.tiered_params(store=STORE), 5) == {"host": 5, "store": 0}
     assert tiers(make.tiered_params(store=STORE, disk_pages=7), 5) == {

@@ -118,11 +118,28 @@ def test_a_page_that_finds_no_slot_may_be_evicted(make: Making) -> None:
 
 @pytest.mark.rule("TIER-7")
 def test_a_page_whose_content_is_below_already_is_not_dirty(make: Making) -> None:
-    manager = make.manager(write_back(make), host_pages=4)
+    manager = make.manager(write_back(make), pages=2, host_pages=4, auto_land=False)
     make.serve(manager, A)
     manager.clean(0, 1)
-    make.serve(manager, A, replica=1)
-    assert manager.clean(1, 1) == []
+    make.land_all(manager)
+    loading, _ = make.begin(manager, A, replica=1)
+    make.land_all(manager)
+    manager.finish_alloc(loading, 1)
+    make.forward(manager, loading, replica=1)
+    manager.release(loading.request_id, 1)
+    make.begin(manager, range(100, 108), replica=1)
+
+
+@pytest.mark.rule("TIER-7", "POOL-3")
+def test_a_dirty_page_is_passed_over_for_a_younger_clean_one(make: Making) -> None:
+    manager = make.manager(write_back(make), pages=3, host_pages=4)
+    make.serve(manager, B, replica=1)
+    manager.clean(1, 1)
+    make.serve(manager, A)
+    make.serve(manager, B)
+    make.begin(manager, range(200, 208))
+    assert make.hits(manager, A).device_blocks == 1
+    assert make.hits(manager, B).device_blocks == 0
 
 
 @pytest.mark.rule("TIER-7", "TIER-2")
@@ -164,6 +181,24 @@ def test_what_exceeded_the_budget_is_offered_again_with_the_next_commit(make: Ma
     manager.renew_write_budget()
     make.serve(manager, prompt(2))
     assert manager.get_num_used_disk_pages(0) == 2
+
+
+@pytest.mark.rule("TIER-8", "TIER-9")
+def test_a_block_whose_parent_exceeded_the_budget_is_not_written(make: Making) -> None:
+    manager = make.manager(with_budget(make, 1), host_pages=8, auto_land=False)
+    make.serve(manager, B)
+    ctx = make.admit(manager, A)
+    for token in range(5, 9):
+        make.forward(manager, ctx, token=token)
+        manager.alloc(ctx, 0)
+    of_other, of_root, of_leaf = manager.in_flight()
+    for offload in (of_other, of_root):
+        manager.land(offload.id)
+    (write,) = manager.in_flight()[1:]
+    assert write.keys == of_other.keys, "nothing was left for the root"
+    manager.renew_write_budget()
+    manager.land(of_leaf.id)
+    assert manager.in_flight() == [write]
 
 
 @pytest.mark.rule("TIER-8")
