@@ -22,6 +22,7 @@ from pagedkv.reference.events import (
     AllocReturned,
     Cleaned,
     ContextSnapshot,
+    IssuedTransfer,
 )
 from pagedkv.reference.identity import page_digests
 from pagedkv.reference.lengths import identifiable_tokens, required_pages
@@ -79,8 +80,8 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     # MOVE: what is not on this device yet, one transfer per tier
     supply = iter(fresh)
     hit_pages = [next(supply) if hit.page is None else hit.page for hit in need.hits]
-    waits = [hit.joined for hit in need.hits if hit.joined is not None]
-    waits += _load(state, ctx, request, need.hits, hit_pages)
+    issued = _load(state, ctx, request, need.hits, hit_pages)
+    joined = [hit.joined for hit in need.hits if hit.joined is not None]
 
     # RECORD
     committed_by_hits = request.committed + len(need.hits)
@@ -90,7 +91,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
         hits=need.hits,
         added=(*need.shared, *fresh),
         replaced=tuple(request.pages[need.kept :]),
-        transfers=tuple(dict.fromkeys(waits)),
+        transfers=tuple(dict.fromkeys([*joined, *(t.transfer for t in issued)])),
         processed=(
             committed_by_hits * state.params.page_size if need.hits else ctx.tokens.processed_length
         ),
@@ -102,6 +103,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
             snapshot(state, ctx, request.digests),
             plan.pages,
             plan.hit_counts,
+            tuple(issued),
             plan.transfers,
         )
     )
@@ -169,9 +171,9 @@ def clean(state: State, replica_idx: int, count: int) -> list[str]:
     transfers = state.connector.clean([pool.key_of[p] for p in pages], pages, replica_idx)
     moving = {page for transfer in transfers for page in transfer.pages}
     pool.dirty.difference_update(set(pages) - moving)
-    names = [issue(state, transfer) for transfer in transfers]
-    state.emit(Cleaned(replica_idx, tuple(pages), tuple(names)))
-    return names
+    issued = tuple(issue(state, transfer) for transfer in transfers)
+    state.emit(Cleaned(replica_idx, tuple(pages), issued))
+    return [transfer.transfer for transfer in issued]
 
 
 def dirty_shortage(state: State, ctx: Context, replica_idx: int) -> int:
@@ -211,10 +213,14 @@ def hit_counts(state: State, ctx: Context) -> list[PrefixCacheHits]:
 def snapshot(state: State, ctx: Context, digests: Sequence[bytes]) -> ContextSnapshot:
     """What an event says of a context (EVENT-2)."""
     return ContextSnapshot(
-        len(ctx.tokens),
-        ctx.tokens.processed_length,
-        ctx.tokens.current_position,
-        state.keys(digests),
+        length=len(ctx.tokens),
+        processed=ctx.tokens.processed_length,
+        position=ctx.tokens.current_position,
+        keys=state.keys(digests),
+        placeholders=ctx.pending_future_count,
+        drafts_to_verify=len(ctx.spec_decoding_state.draft_tokens_to_verify),
+        maybe_accepted_drafts=len(ctx.spec_decoding_state.maybe_accepted_draft_tokens),
+        preempted=ctx.preempted,
     )
 
 
@@ -311,15 +317,15 @@ def _peer_stores(state: State, ctx: Context) -> list[Tier]:
 
 def _load(
     state: State, ctx: Context, request: Request, hits: Sequence[Hit], pages: Sequence[int]
-) -> list[str]:
+) -> list[IssuedTransfer]:
     """Issue the loads of ``hits`` into ``pages``, one per source; refresh what was hit (TIER-4)."""
     chain = state.keys(request.digests)[: request.committed + len(hits)]
-    names: list[str] = []
+    issued: list[IssuedTransfer] = []
     coming = [(hit, page) for hit, page in zip(hits, pages, strict=True) if hit.page is None]
     for peer in range(len(state.pools)):
         group = [(hit, page) for hit, page in coming if hit.peer == peer]
         if group:
-            names.append(issue(state, _peer_copy(state, request.replica, peer, group)))
+            issued.append(issue(state, _peer_copy(state, request.replica, peer, group)))
     lower: tuple[LowerTier, ...] = ("host", "disk", "store")
     for tier in lower:
         group = [(hit, page) for hit, page in coming if hit.tier == tier]
@@ -334,10 +340,10 @@ def _load(
                 request.failed.add(f"load refused by {tier}")
                 request.avoided.update((tier, key) for key in keys)
             else:
-                names.append(issue(state, transfer))
+                issued.append(issue(state, transfer))
     if hits:
         state.connector.touch(chain)
-    return names
+    return issued
 
 
 def _peer_copy(

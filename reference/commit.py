@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from pagedkv.reference.allocation import snapshot
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
-from pagedkv.reference.events import Stepped
+from pagedkv.reference.events import IssuedTransfer, Stepped
 from pagedkv.reference.identity import page_digests
 from pagedkv.reference.lengths import written_tokens
 from pagedkv.reference.state import Request, State
@@ -79,7 +79,7 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
         _commit(state, request, full)
 
         # MOVE
-        transfers = _offload(state, request)
+        issued = _offload(state, request)
 
         # RECORD
         committed = request.digests[: request.committed]
@@ -88,7 +88,7 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
                 ctx.request_id,
                 snapshot(state, ctx, committed),
                 tuple(request.pages),
-                tuple(transfers),
+                tuple(issued),
             )
         )
 
@@ -109,7 +109,7 @@ def _commit(state: State, request: Request, full: int) -> None:
     request.committed = full
 
 
-def _offload(state: State, request: Request) -> list[str]:
+def _offload(state: State, request: Request) -> list[IssuedTransfer]:
     """Offer the committed chain to the tiers below, in prefix order (STEP-5)."""
     chain = state.keys(request.digests[: request.committed])
     new = request.committed - request.offered

@@ -14,7 +14,7 @@ from pagedkv.reference import (
     TextContext,
     UnknownRequestError,
 )
-from pagedkv.reference.events import Stepped, TransferIssued
+from pagedkv.reference.events import Stepped
 
 
 @pytest.mark.rule("STEP-1", "INPUT-1", "INPUT-2")
@@ -141,7 +141,8 @@ def test_a_chain_is_offered_root_first_up_to_the_last_forward(
 ) -> None:
     manager = make.manager(make.tiered_params(), host_pages=8, tracer=recorder)
     make.serve(manager, range(12))
-    (offload,), (stepped,) = recorder.of_kind(TransferIssued), recorder.of_kind(Stepped)
+    (stepped,) = recorder.of_kind(Stepped)
+    (offload,) = stepped.issued
     assert len(offload.keys) == 3
     assert offload.keys == stepped.context.keys
     assert manager.get_num_used_host_pages(0) == 3
