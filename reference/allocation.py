@@ -4,7 +4,7 @@ Rules ALLOC-1 to ALLOC-14. An allocation is planned in one indivisible step, wai
 and is then finished, or undone if a load has failed.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from pagedkv.reference.context import Context, ExternalBlockMetadata
@@ -22,13 +22,14 @@ from pagedkv.reference.events import (
     AllocReturned,
     Cleaned,
     ContextSnapshot,
+    IssuedTransfer,
 )
-from pagedkv.reference.identity import page_digests
+from pagedkv.reference.identity import PageKey, page_digests
 from pagedkv.reference.lengths import identifiable_tokens, required_pages
 from pagedkv.reference.metrics import PrefixCacheHits
 from pagedkv.reference.pool import PagePool
 from pagedkv.reference.state import AllocPlan, Hit, Request, State, count_hits
-from pagedkv.reference.tier_names import LowerTier
+from pagedkv.reference.tier_names import LowerTier, TierName
 from pagedkv.reference.tiers import Tier
 from pagedkv.reference.transfer import Transfer
 from pagedkv.reference.transfers import issue
@@ -41,7 +42,9 @@ class Need:
     hits: tuple[Hit, ...]
     """The cached prefix that it would use."""
     kept: int
-    """Leading pages that the request holds and keeps."""
+    """Leading pages that the request holds and keeps in their places."""
+    moved: int
+    """Pages after them that it keeps, but for tokens after the hit."""
     fresh: int
     """Pages to take from the pool."""
     shared: tuple[int, ...]
@@ -79,18 +82,19 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     # MOVE: what is not on this device yet, one transfer per tier
     supply = iter(fresh)
     hit_pages = [next(supply) if hit.page is None else hit.page for hit in need.hits]
-    waits = [hit.joined for hit in need.hits if hit.joined is not None]
-    waits += _load(state, ctx, request, need.hits, hit_pages)
+    issued = _load(state, ctx, request, need.hits, hit_pages)
+    joined = [hit.joined for hit in need.hits if hit.joined is not None]
 
     # RECORD
+    own = request.pages[need.kept :]
     committed_by_hits = request.committed + len(need.hits)
     request.plan = plan = AllocPlan(
         request_id=ctx.request_id,
-        pages=(*request.pages[: need.kept], *hit_pages, *supply),
+        pages=(*request.pages[: need.kept], *hit_pages, *own[: need.moved], *supply),
         hits=need.hits,
         added=(*need.shared, *fresh),
-        replaced=tuple(request.pages[need.kept :]),
-        transfers=tuple(dict.fromkeys(waits)),
+        replaced=tuple(own[need.moved :]),
+        transfers=tuple(dict.fromkeys([*joined, *(t.transfer for t in issued)])),
         processed=(
             committed_by_hits * state.params.page_size if need.hits else ctx.tokens.processed_length
         ),
@@ -102,6 +106,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
             snapshot(state, ctx, request.digests),
             plan.pages,
             plan.hit_counts,
+            tuple(issued),
             plan.transfers,
         )
     )
@@ -169,9 +174,9 @@ def clean(state: State, replica_idx: int, count: int) -> list[str]:
     transfers = state.connector.clean([pool.key_of[p] for p in pages], pages, replica_idx)
     moving = {page for transfer in transfers for page in transfer.pages}
     pool.dirty.difference_update(set(pages) - moving)
-    names = [issue(state, transfer) for transfer in transfers]
-    state.emit(Cleaned(replica_idx, tuple(pages), tuple(names)))
-    return names
+    issued = tuple(issue(state, transfer) for transfer in transfers)
+    state.emit(Cleaned(replica_idx, tuple(pages), issued))
+    return [transfer.transfer for transfer in issued]
 
 
 def dirty_shortage(state: State, ctx: Context, replica_idx: int) -> int:
@@ -193,7 +198,7 @@ def used_fraction_after(state: State, ctx: Context, replica_idx: int) -> float:
     pool = state.pools[replica_idx]
     need = _need(state, request, ctx, replica_idx, _digests(state, request, ctx))
     idle_hits = sum(1 for page in need.shared if page in pool.idle and page not in pool.pins)
-    given_back = len(request.pages) - need.kept
+    given_back = len(request.pages) - need.kept - need.moved
     used = pool.total - pool.num_free + need.fresh + idle_hits - given_back
     return min(1.0, used / pool.total)
 
@@ -211,10 +216,14 @@ def hit_counts(state: State, ctx: Context) -> list[PrefixCacheHits]:
 def snapshot(state: State, ctx: Context, digests: Sequence[bytes]) -> ContextSnapshot:
     """What an event says of a context (EVENT-2)."""
     return ContextSnapshot(
-        len(ctx.tokens),
-        ctx.tokens.processed_length,
-        ctx.tokens.current_position,
-        state.keys(digests),
+        length=len(ctx.tokens),
+        processed=ctx.tokens.processed_length,
+        position=ctx.tokens.current_position,
+        keys=state.keys(digests),
+        placeholders=ctx.pending_future_count,
+        drafts_to_verify=len(ctx.spec_decoding_state.draft_tokens_to_verify),
+        maybe_accepted_drafts=len(ctx.spec_decoding_state.maybe_accepted_draft_tokens),
+        preempted=ctx.preempted,
     )
 
 
@@ -227,13 +236,14 @@ def _need(
     """
     needed = required_pages(ctx, state.params)
     if needed <= len(request.pages) or request.dummy:
-        return Need(hits=(), kept=len(request.pages), fresh=0, shared=())
+        return Need(hits=(), kept=len(request.pages), moved=0, fresh=0, shared=())
     hits = tuple(_match(state, request, ctx, replica_idx, digests))
     if (request.committed + len(hits)) * state.params.page_size <= ctx.tokens.processed_length:
         hits = ()
     kept = request.committed if hits else len(request.pages)
+    moved = min(len(request.pages) - kept, needed - kept - len(hits))
     shared = tuple(hit.page for hit in hits if hit.page is not None)
-    return Need(hits, kept, needed - kept - len(shared), shared)
+    return Need(hits, kept, moved, needed - kept - moved - len(shared), shared)
 
 
 def _match(
@@ -244,11 +254,11 @@ def _match(
     if not keys or not state.params.enable_prefix_caching or request.fenced:
         return []
     peers = _peer_stores(state, ctx)
-    below = state.connector.lookup(keys, peers)
+    below = state.connector.lookup(keys, request.avoided, peers)
     hits: list[Hit] = []
     for key, tier in zip(keys, below, strict=True):
-        hit = _find(state, replica_idx, key, tier)
-        if hit is None or (hit.tier, key) in request.avoided:
+        hit = _find(state, replica_idx, key, tier, request.avoided)
+        if hit is None:
             break
         hits.append(hit)
     if hits and state.params.speculative_method in ("eagle", "mtp"):
@@ -257,22 +267,30 @@ def _match(
     return hits
 
 
-def _find(state: State, replica_idx: int, key: bytes, below: LowerTier | None) -> Hit | None:
+def _find(
+    state: State,
+    replica_idx: int,
+    key: PageKey,
+    below: LowerTier | None,
+    avoided: Collection[tuple[TierName, PageKey]],
+) -> Hit | None:
     """The fastest tier that holds ``key``, seen from a replica (ALLOC-4, ALLOC-6, ALLOC-10)."""
     pool = state.pools[replica_idx]
     if key in pool.page_of:
         return Hit(key, "device", page=pool.page_of[key])
     if key in pool.loading:
         load = next(t for t in state.in_flight.values() if _brings(t, replica_idx, key))
+        if (load.source, key) in avoided:
+            return None
         return Hit(key, load.source, page=pool.loading[key], joined=load.id)
-    if state.params.enable_dp_cross_replica_prefix_copy:
+    if state.params.enable_dp_cross_replica_prefix_copy and ("peer", key) not in avoided:
         for peer, other in enumerate(state.pools):
             if peer != replica_idx and key in other.page_of:
                 return Hit(key, "peer", peer=peer)
     return None if below is None else Hit(key, below)
 
 
-def _brings(transfer: Transfer, replica_idx: int, key: bytes) -> bool:
+def _brings(transfer: Transfer, replica_idx: int, key: PageKey) -> bool:
     return (
         transfer.kind == "onload"
         and transfer.replica == replica_idx
@@ -311,15 +329,15 @@ def _peer_stores(state: State, ctx: Context) -> list[Tier]:
 
 def _load(
     state: State, ctx: Context, request: Request, hits: Sequence[Hit], pages: Sequence[int]
-) -> list[str]:
+) -> list[IssuedTransfer]:
     """Issue the loads of ``hits`` into ``pages``, one per source; refresh what was hit (TIER-4)."""
     chain = state.keys(request.digests)[: request.committed + len(hits)]
-    names: list[str] = []
+    issued: list[IssuedTransfer] = []
     coming = [(hit, page) for hit, page in zip(hits, pages, strict=True) if hit.page is None]
     for peer in range(len(state.pools)):
         group = [(hit, page) for hit, page in coming if hit.peer == peer]
         if group:
-            names.append(issue(state, _peer_copy(state, request.replica, peer, group)))
+            issued.append(issue(state, _peer_copy(state, request.replica, peer, group, chain)))
     lower: tuple[LowerTier, ...] = ("host", "disk", "store")
     for tier in lower:
         group = [(hit, page) for hit, page in coming if hit.tier == tier]
@@ -334,18 +352,23 @@ def _load(
                 request.failed.add(f"load refused by {tier}")
                 request.avoided.update((tier, key) for key in keys)
             else:
-                names.append(issue(state, transfer))
+                issued.append(issue(state, transfer))
     if hits:
         state.connector.touch(chain)
-    return names
+    return issued
 
 
 def _peer_copy(
-    state: State, replica_idx: int, peer: int, group: Sequence[tuple[Hit, int]]
+    state: State,
+    replica_idx: int,
+    peer: int,
+    group: Sequence[tuple[Hit, int]],
+    chain: Sequence[PageKey],
 ) -> Transfer:
+    """The copy of ``group`` from a peer, where all of the chain is renewed: leaf before root."""
     pool = state.pools[peer]
     source_pages = [pool.page_of[hit.key] for hit, _ in group]
-    pool.refresh(source_pages)
+    pool.refresh([pool.page_of[key] for key in chain if key in pool.page_of])
     return Transfer(
         kind="onload",
         source="peer",
@@ -385,6 +408,8 @@ def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> No
 
     Nothing else does either (EVENT-3, METRIC-3).
     """
+    if request.dummy:
+        return
     first_admission = not request.admitted
     request.admitted = True
     processed = ctx.tokens.processed_length
@@ -400,8 +425,6 @@ def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> No
         disk_blocks_served=hits.disk_blocks,
         store_blocks_served=hits.store_blocks,
     )
-    if request.dummy:
-        return
     end = ctx.tokens.current_position
     start = max(request.counted, processed)
     request.counted = max(request.counted, end)

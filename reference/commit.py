@@ -8,9 +8,9 @@ from collections.abc import Hashable, Sequence
 from pagedkv.reference.allocation import snapshot
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
-from pagedkv.reference.events import Stepped
+from pagedkv.reference.events import IssuedTransfer, Stepped
 from pagedkv.reference.identity import page_digests
-from pagedkv.reference.lengths import written_tokens
+from pagedkv.reference.lengths import ceil_div, written_tokens
 from pagedkv.reference.state import Request, State
 from pagedkv.reference.transfers import issue
 
@@ -55,61 +55,69 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
     # CHECK
     rows = check_batches(state, batches, "step")
     size = state.params.page_size
+    new: list[tuple[Context, Request, list[bytes]]] = []
     for _, ctx, request in rows:
-        full = written_tokens(ctx) // size
-        if full > len(request.pages) and not request.dummy:
-            raise BlocksNotAllocatedError(ctx.request_id, needed=full, allocated=len(request.pages))
-
-    for _, ctx, request in rows:
+        needed = ceil_div(written_tokens(ctx), size)
+        if needed > len(request.pages) and not request.dummy:
+            raise BlocksNotAllocatedError(
+                ctx.request_id, needed=needed, allocated=len(request.pages)
+            )
         if not state.params.enable_prefix_caching or request.fenced or request.dummy:
             continue
-
-        # MATCH, TAKE: full pages enter the cache, or give way to those that are there
         full = max(request.committed, written_tokens(ctx) // size)
-        if full == request.committed == request.offered:
-            continue
-        request.digests = page_digests(
-            ctx,
-            count=max(full, len(request.digests)),
-            page_size=size,
-            algorithm=state.params.kv_hash_algo,
-            seed=state.params.kv_hash_seed,
-            known=request.digests,
-        )
-        _commit(state, request, full)
+        if full > request.offered:
+            new.append((ctx, request, _digests(state, ctx, request, full)))
+
+    for ctx, request, digests in new:
+        # TAKE: full pages enter the cache, or give way to those that are there
+        request.digests = digests
+        _commit(state, request, len(digests))
 
         # MOVE
-        transfers = _offload(state, request)
+        issued = _offload(state, request)
 
         # RECORD
-        committed = request.digests[: request.committed]
         state.emit(
             Stepped(
                 ctx.request_id,
-                snapshot(state, ctx, committed),
+                snapshot(state, ctx, digests),
                 tuple(request.pages),
-                tuple(transfers),
+                tuple(issued),
             )
         )
+
+
+def _digests(state: State, ctx: Context, request: Request, count: int) -> list[bytes]:
+    return page_digests(
+        ctx,
+        count=count,
+        page_size=state.params.page_size,
+        algorithm=state.params.kv_hash_algo,
+        seed=state.params.kv_hash_seed,
+        known=request.digests,
+    )
 
 
 def _commit(state: State, request: Request, full: int) -> None:
     """The pages up to ``full`` become hittable; what is cached already is shared (STEP-4)."""
     pool = state.pools[request.replica]
+    # Draft KV of a cached page may have been written before another token (DRAFT-1).
+    drafts_look_ahead = state.params.speculative_method in ("eagle", "mtp")
+    swaps = state.params.deduplication == "swap" and not drafts_look_ahead
     for n, key in enumerate(state.keys(request.digests[:full])):
         if n < request.committed:
             continue
         cached, own = pool.page_of.get(key), request.pages[n]
         if cached is None:
             pool.commit(own, key)
-        elif state.params.deduplication == "swap":
+        elif swaps:
             pool.hold(cached)
             pool.release(own)
             request.pages[n] = cached
     request.committed = full
 
 
-def _offload(state: State, request: Request) -> list[str]:
+def _offload(state: State, request: Request) -> list[IssuedTransfer]:
     """Offer the committed chain to the tiers below, in prefix order (STEP-5)."""
     chain = state.keys(request.digests[: request.committed])
     new = request.committed - request.offered

@@ -4,11 +4,12 @@ Rules TIER-1 to TIER-9. All replicas share one connector; content is the same fo
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pagedkv.reference.buffers import KVCacheMemory
+from pagedkv.reference.errors import KVLoadRefused
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.metrics import KVCacheMetrics
 from pagedkv.reference.page_bytes import read_page, write_page
@@ -48,9 +49,17 @@ class TierConnector:
         """The tier that offloads go to."""
         return next(iter(self.tiers), None)
 
-    def lookup(self, keys: Sequence[PageKey], peers: Sequence[Tier] = ()) -> list[LowerTier | None]:
-        """By block: the fastest tier that holds it, or ``None``. Changes nothing (ALLOC-4)."""
-        return [self._find(key, peers)[0] for key in keys]
+    def lookup(
+        self,
+        keys: Sequence[PageKey],
+        avoided: Collection[tuple[TierName, PageKey]] = (),
+        peers: Sequence[Tier] = (),
+    ) -> list[LowerTier | None]:
+        """By block: the fastest tier that holds it, or ``None``. Changes nothing (ALLOC-4).
+
+        Pairs of tier and block in ``avoided`` do not count (ALLOC-11).
+        """
+        return [self._fastest(key, avoided, peers) for key in keys]
 
     def touch(self, chain: Sequence[PageKey]) -> None:
         """A hit: refresh the blocks of ``chain``, root first, in all local tiers (TIER-4)."""
@@ -71,7 +80,10 @@ class TierConnector:
 
         What comes from below host memory also gets a host slot, as far as there are any (TIER-2).
         """
-        blocks = [self._must_find(key, source, peers) for key in keys]
+        found = [self._find(key, source, peers) for key in keys]
+        blocks = [block for block in found if block is not None]
+        if len(blocks) < len(found):
+            raise KVLoadRefused(f"{source} does not have all of the {len(keys)} blocks")
         for block in blocks:
             block.pins += 1
         promoted: list[Block] = []
@@ -338,19 +350,21 @@ class TierConnector:
         self.tiers[name].unpin(block)
         self.tiers[name].drop(block)
 
-    def _find(self, key: PageKey, peers: Sequence[Tier]) -> tuple[LowerTier | None, Block | None]:
-        for name, tier in self.tiers.items():
-            if (block := tier.find(key)) is not None:
-                return name, block
-        for tier in peers:
-            if (block := tier.find(key)) is not None:
-                return "store", block
-        return None, None
+    def _fastest(
+        self,
+        key: PageKey,
+        avoided: Collection[tuple[TierName, PageKey]],
+        peers: Sequence[Tier],
+    ) -> LowerTier | None:
+        for name in self.tiers:
+            if (name, key) not in avoided and self._find(key, name, peers) is not None:
+                return name
+        return None
 
-    def _must_find(self, key: PageKey, source: LowerTier, peers: Sequence[Tier]) -> Block:
-        name, block = self._find(key, peers)
-        assert block is not None and name == source, "load() without a look-up that found it"
-        return block
+    def _find(self, key: PageKey, name: LowerTier, peers: Sequence[Tier]) -> Block | None:
+        """The block in one tier; further stores count as the store (STORE-4)."""
+        tiers = [self.tiers[name], *(peers if name == "store" else ())]
+        return next((block for tier in tiers if (block := tier.find(key)) is not None), None)
 
     def _count(self, **counts: int) -> None:
         self.copied = self.copied.plus(**counts)

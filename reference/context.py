@@ -151,6 +151,11 @@ class Context(Protocol):
         ...
 
     @property
+    def given_digests(self) -> Sequence[bytes] | None:
+        """Digests of its leading full pages, if the server has them; else tokens are hashed."""
+        ...
+
+    @property
     def external_block_metadata(self) -> object:
         """Other stores to ask: see :class:`ExternalBlockMetadata`."""
         ...
@@ -195,6 +200,8 @@ class TextContext:
     """Images among the tokens."""
     token_hash_overrides: list[TokenHashOverride] = field(default_factory=list)
     """Further content hashes by position."""
+    given_digests: Sequence[bytes] | None = None
+    """Digests of its leading full pages, if the server has hashed them already."""
     spec_decoding_state: SpecDecodingState = field(default_factory=SpecDecodingState)
     """Draft tokens; empty lists without speculation."""
     preempted: bool = False

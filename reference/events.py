@@ -11,12 +11,12 @@ from typing import Protocol
 
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.metrics import PrefixCacheHits
-from pagedkv.reference.tier_names import FailReason
+from pagedkv.reference.tier_names import FailReason, TierName, TransferKind
 
 
 @dataclass(frozen=True, slots=True)
 class ContextSnapshot:
-    """What a call saw of the context it was given."""
+    """All that a call reads of the context it was given; identities stand in for tokens."""
 
     length: int
     """Tokens, placeholders included."""
@@ -26,6 +26,32 @@ class ContextSnapshot:
     """End of the active window."""
     keys: tuple[PageKey, ...] = ()
     """Identities of the pages that the call looked at, root first."""
+    placeholders: int = 0
+    """Trailing tokens that are not known yet."""
+    drafts_to_verify: int = 0
+    """Draft tokens that the next forward verifies."""
+    maybe_accepted_drafts: int = 0
+    """Draft tokens that a forward in flight verifies."""
+    preempted: bool = False
+    """Whether this is a re-admission after a preemption."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedTransfer:
+    """A transfer that is in flight from now on."""
+
+    transfer: str
+    """Its name."""
+    kind: TransferKind
+    """Its direction."""
+    source: TierName
+    """The tier that is read."""
+    target: TierName
+    """The tier that is written."""
+    keys: tuple[PageKey, ...]
+    """The blocks, root first."""
+    pages: tuple[int, ...]
+    """The device pages that take part; empty for a write between lower tiers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +80,10 @@ class AllocPlanned:
     """The page table that the request gets when the allocation returns."""
     hits: PrefixCacheHits
     """The blocks of its prefix that were found, by tier."""
-    transfers: tuple[str, ...]
-    """Transfers that the allocation waits for, joined ones included."""
+    issued: tuple[IssuedTransfer, ...]
+    """The loads of what is not on the replica yet."""
+    waits_for: tuple[str, ...]
+    """Transfers that the allocation waits for: those, and the ones it has joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +124,8 @@ class InputsBuilt:
 
     batches: tuple[tuple[Hashable, ...], ...]
     """Request ids by replica."""
+    contexts: tuple[tuple[ContextSnapshot, ...], ...]
+    """Their contexts, as the call found them."""
     max_cache_length: int | None
     """The argument of that name."""
 
@@ -110,8 +140,8 @@ class Stepped:
     """The context as the call found it, with the identities of all its committed pages."""
     pages: tuple[int, ...]
     """The page table afterwards: deduplication may have swapped pages."""
-    transfers: tuple[str, ...]
-    """Offloads and writes that were issued."""
+    issued: tuple[IssuedTransfer, ...]
+    """Offloads and writes of what the tiers below lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +152,8 @@ class Cleaned:
     """Whose pages."""
     pages: tuple[int, ...]
     """The pages, oldest first."""
-    transfers: tuple[str, ...]
-    """The offloads that were issued."""
+    issued: tuple[IssuedTransfer, ...]
+    """The offloads; a page without one found no slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,29 +183,13 @@ class DiskOpened:
 
 
 @dataclass(frozen=True, slots=True)
-class TransferIssued:
-    """A transfer is in flight from now on."""
-
-    transfer: str
-    """Its name."""
-    kind: str
-    """``onload``, ``offload`` or ``write``."""
-    source: str
-    """The tier that is read."""
-    target: str
-    """The tier that is written."""
-    keys: tuple[PageKey, ...]
-    """The blocks, root first."""
-    pages: tuple[int, ...]
-    """The device pages that take part."""
-
-
-@dataclass(frozen=True, slots=True)
 class TransferLanded:
     """Environment: all bytes of a transfer have arrived."""
 
     transfer: str
     """Its name."""
+    issued: tuple[IssuedTransfer, ...] = ()
+    """Writes further down that follow from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +227,6 @@ Event = (
     | PrefixCacheReset
     | MetricsReset
     | DiskOpened
-    | TransferIssued
     | TransferLanded
     | TransferFailed
     | WriteBudgetRenewed

@@ -78,8 +78,18 @@ def page_digests(
 ) -> list[bytes]:
     """Digests of the first ``count`` pages of a request, each over the one before it (ID-8).
 
-    The ``known`` leading ones are not computed again.
+    The ``known`` leading ones are not computed again, and none of those that the context brings.
+
+    Raises:
+        ValueError: The context brings digests, but fewer than ``count`` (ID-9).
     """
+    if ctx.given_digests is not None:
+        if len(ctx.given_digests) < count:
+            raise ValueError(
+                f"request {ctx.request_id!r} brings {len(ctx.given_digests)} digests, {count} are "
+                "needed: given_digests has one for every full page, or is None"
+            )
+        return list(ctx.given_digests[:count])
     digests = list(known[:count])
     if len(digests) == count:
         return digests

@@ -4,7 +4,7 @@ Two manager Protocols, synchronous and asynchronous, with the same names; those 
 wait are coroutines in the second. The reference manager is a synchronous one.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -14,7 +14,7 @@ from pagedkv.reference.identity import PageKey
 from pagedkv.reference.inputs import BatchCharacteristics, KVCacheInputs, KVCacheInputsInterface
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.tensor_types import Buffer
-from pagedkv.reference.tier_names import FailReason, LowerTier
+from pagedkv.reference.tier_names import FailReason, LowerTier, TierName
 
 
 class ManagerQueries(Protocol):
@@ -170,8 +170,10 @@ TransferT = TypeVar("TransferT")
 class KVConnector(Protocol[TransferT]):
     """The tiers below the devices, as a manager sees them. One serves all replicas."""
 
-    def lookup(self, keys: Sequence[PageKey]) -> Sequence[LowerTier | None]:
-        """By block: the fastest tier that holds it, or ``None``. Changes nothing."""
+    def lookup(
+        self, keys: Sequence[PageKey], avoided: Collection[tuple[TierName, PageKey]] = ()
+    ) -> Sequence[LowerTier | None]:
+        """By block: the fastest tier that holds it and is not to be avoided. Changes nothing."""
         ...
 
     def load(

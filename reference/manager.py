@@ -231,33 +231,34 @@ class PagedKVCacheManager:
     def reserve(self, replica_batches: Sequence[Sequence[Context]]) -> Iterator[None]:
         """Claim and allocate contexts, one batch per replica, and release them at the end.
 
-        For passing flows such as warm-up. If one does not fit, none stays claimed and every
-        context is as it was before (CLAIM-5).
+        For passing flows such as warm-up. If one does not fit, none stays claimed. At the end,
+        the windows of all contexts begin where they began before: the pages are gone (CLAIM-5).
         """
         if len(replica_batches) != len(self._state.pools):
             raise BatchesError(
                 f"reserve got {len(replica_batches)} batch(es) for {len(self._state.pools)} "
                 "replica(s): pass one per replica"
             )
-        claimed: list[tuple[Hashable, int]] = []
-        before: list[tuple[Context, int, int | None]] = []
+        before: list[tuple[Context, int, int, int | None]] = []
+        counters = self._state.metrics
         try:
             try:
                 for replica, batch in enumerate(replica_batches):
                     for ctx in batch:
                         self.claim(ctx.request_id, replica)
-                        claimed.append((ctx.request_id, replica))
-                        before.append((ctx, ctx.tokens.processed_length, ctx.cached_prefix_length))
+                        tokens, cached = ctx.tokens, ctx.cached_prefix_length
+                        before.append((ctx, replica, tokens.processed_length, cached))
                         self.alloc(ctx, replica)
             except BaseException:
-                for ctx, processed, cached_prefix_length in before:
-                    ctx.tokens.rewind_processing(ctx.tokens.processed_length - processed)
-                    ctx.cached_prefix_length = cached_prefix_length
+                self._state.metrics = counters
                 raise
             yield
         finally:
-            for request_id, replica in reversed(claimed):
-                self.release(request_id, replica)
+            for ctx, replica, processed, cached in reversed(before):
+                if self.contains(ctx.request_id, replica):
+                    self.release(ctx.request_id, replica)
+                ctx.tokens.rewind_processing(max(0, ctx.tokens.processed_length - processed))
+                ctx.cached_prefix_length = cached
 
     # --- forwards ---------------------------------------------------------------------------
 
@@ -477,11 +478,13 @@ class PagedKVCacheManager:
         """What every call has in common: refuse after shutdown (CLOSE-1), land (XFER-6), check."""
         if self._state.closed:
             raise ManagerClosedError
-        yield
-        if self._auto_land:
-            transfers.land_all(self._state)
-        if self._checks:
-            invariants.check(self._state)
+        try:
+            yield
+        finally:
+            if self._auto_land:
+                transfers.land_all(self._state)
+            if self._checks:
+                invariants.check(self._state)
 
     def _claim(self, request_id: Hashable, request: Request) -> None:
         self._state.pool(request.replica)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pagedkv.reference.allocation import snapshot
 from pagedkv.reference.commit import check_batches
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
@@ -78,7 +79,8 @@ def assignments(
 
     # RECORD
     ids = tuple(tuple(ctx.request_id for ctx in batch) for batch in batches)
-    state.emit(InputsBuilt(ids, max_cache_length))
+    contexts = tuple(tuple(snapshot(state, ctx, ()) for ctx in batch) for batch in batches)
+    state.emit(InputsBuilt(ids, contexts, max_cache_length))
     return result
 
 
@@ -99,7 +101,9 @@ def _check(
     params = state.params
     columns = 1
     for ctx, request in rows:
-        needed = required_pages(ctx, params)
+        # With several placeholders the forward writes one slot more than LEN-1 asks for.
+        written = ceil_div(cache_length(ctx) + query_length(ctx), params.page_size)
+        needed = max(required_pages(ctx, params), written)
         if not request.dummy:
             columns = max(columns, needed)
             if needed > len(request.pages):

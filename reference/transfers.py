@@ -6,7 +6,7 @@ Rules XFER-1 to XFER-6.
 from collections.abc import Iterable, Sequence
 
 from pagedkv.reference.errors import UnknownTransferError
-from pagedkv.reference.events import TransferFailed, TransferIssued, TransferLanded
+from pagedkv.reference.events import IssuedTransfer, TransferFailed, TransferLanded
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.page_bytes import copy_page
 from pagedkv.reference.state import State
@@ -14,7 +14,7 @@ from pagedkv.reference.tier_names import FailReason
 from pagedkv.reference.transfer import Transfer
 
 
-def issue(state: State, transfer: Transfer) -> str:
+def issue(state: State, transfer: Transfer) -> IssuedTransfer:
     """Put ``transfer`` in flight: name it and pin the device pages it uses (XFER-1, POOL-7)."""
     state.issued += 1
     transfer.id = f"{transfer.kind}-{state.issued}"
@@ -27,17 +27,14 @@ def issue(state: State, transfer: Transfer) -> str:
                 pool.begin_load(page, key)
     if transfer.source_replica is not None:
         state.pools[transfer.source_replica].pin(transfer.source_pages)
-    state.emit(
-        TransferIssued(
-            transfer.id,
-            transfer.kind,
-            transfer.source,
-            transfer.target,
-            transfer.keys,
-            transfer.pages,
-        )
+    return IssuedTransfer(
+        transfer.id,
+        transfer.kind,
+        transfer.source,
+        transfer.target,
+        transfer.keys,
+        transfer.pages,
     )
-    return transfer.id
 
 
 def land(state: State, transfer_id: str) -> None:
@@ -64,9 +61,7 @@ def land(state: State, transfer_id: str) -> None:
     _settle(state, transfer, visible=not transfer.fenced)
 
     # RECORD
-    state.emit(TransferLanded(transfer_id))
-    for follow_up in follow_ups:
-        issue(state, follow_up)
+    state.emit(TransferLanded(transfer_id, tuple(issue(state, t) for t in follow_ups)))
 
 
 def fail(

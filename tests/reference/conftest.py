@@ -21,7 +21,7 @@ from pagedkv.reference import (
     TextContext,
     TokenBuffer,
 )
-from pagedkv.reference.events import Event
+from pagedkv.reference.events import Event, IssuedTransfer
 
 E = TypeVar("E", bound=Event)
 
@@ -42,6 +42,11 @@ class Recorder:
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
+
+    @property
+    def issued(self) -> list[IssuedTransfer]:
+        """Transfers of all events, in the order of their issue."""
+        return [t for event in self.events for t in getattr(event, "issued", ())]
 
     def of_kind(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]

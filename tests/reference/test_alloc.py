@@ -236,10 +236,22 @@ def test_pages_that_a_hit_replaces_stay_until_the_allocation_returns(make: Makin
     assert manager.get_pct_used_blocks_after_allocation(ctx, 0) == 4 / 8
     plan = manager.begin_alloc(ctx, 0)
     assert manager.get_req_blocks(ctx.request_id, 0) == [0]
-    assert manager.statistics().held == 5
     manager.finish_alloc(ctx, 0)
-    assert manager.get_req_blocks(ctx.request_id, 0) == list(plan.pages) == [1, 2, 3, 4]
-    assert manager.statistics().held == 4
+    assert manager.get_req_blocks(ctx.request_id, 0) == list(plan.pages) == [1, 2, 0, 3]
+    assert ctx.processed_length == 8
+
+
+@pytest.mark.rule("ALLOC-8", "ALLOC-2")
+def test_a_hit_needs_no_more_pages_than_computing_would(make: Making) -> None:
+    manager = make.manager(pages=3)
+    ctx = make.context(range(12))
+    ctx.chunk(2)
+    manager.claim(ctx.request_id, 0)
+    manager.alloc(ctx, 0)
+    make.serve(manager, range(8))
+    make.forward(manager, ctx)
+    manager.alloc(ctx, 0)
+    assert manager.get_req_blocks(ctx.request_id, 0) == [1, 2, 0]
     assert ctx.processed_length == 8
 
 
@@ -498,3 +510,29 @@ def test_probing_a_chain_does_not_renew_it(make: Making) -> None:
     make.admit(manager, [200])
     assert make.hits(manager, range(5)).total_blocks == 0
     assert make.hits(manager, range(100, 105)).total_blocks == 1
+
+
+@pytest.mark.rule("ALLOC-4", "ALLOC-11")
+def test_after_a_timeout_the_next_tier_serves(make: Making) -> None:
+    params = make.tiered_params(disk_pages=8)
+    manager = make.manager(params, pages=3, host_pages=8, auto_land=False)
+    make.serve(manager, range(4))
+    make.land_all(manager)
+    make.serve(manager, range(100, 112))
+    make.land_all(manager)
+    ctx = claimed(make, manager, 5)
+    assert manager.begin_alloc(ctx, 0).hit_counts == PrefixCacheHits(host_blocks=1)
+    manager.fail(manager.in_flight()[0].id, "timeout")
+    with pytest.raises(KVLoadFailed):
+        manager.finish_alloc(ctx, 0)
+    assert manager.begin_alloc(ctx, 0).hit_counts == PrefixCacheHits(disk_blocks=1)
+
+
+@pytest.mark.rule("POOL-8", "ALLOC-10")
+def test_a_copy_from_a_peer_renews_its_whole_chain_there(make: Making) -> None:
+    manager = make.manager(make.params(replicas=2), pages=3)
+    make.serve(manager, range(12))
+    make.serve(manager, range(5), 1)
+    make.serve(manager, range(12), 1)  # Copies only the second block; the root stays the youngest.
+    make.serve(manager, range(100, 108))
+    assert make.hits(manager, range(12), 0).device_blocks == 1

@@ -199,3 +199,31 @@ def test_reserve_takes_one_batch_per_replica(make: Making) -> None:
     with pytest.raises(ValueError, match=r"1 batch\(es\) for 2 replica"), manager.reserve([[ctx]]):
         pytest.fail("the body ran without its contexts")
     assert not manager.contains(ctx.request_id, 0)
+
+
+@pytest.mark.rule("CLAIM-5")
+def test_after_a_reserve_the_windows_begin_where_they_began(make: Making) -> None:
+    manager = make.manager()
+    make.serve(manager, range(12))
+    ctx = make.context(range(12))
+    with manager.reserve([[ctx]]):
+        assert ctx.processed_length == 8
+    assert (ctx.processed_length, ctx.cached_prefix_length) == (0, None)
+
+
+@pytest.mark.rule("CLAIM-5")
+def test_reserve_copes_with_a_context_that_its_body_has_released(make: Making) -> None:
+    manager = make.manager()
+    first, second = make.context(range(4)), make.context(range(5))
+    with manager.reserve([[first, second]]):
+        manager.release(second.request_id, 0)
+    assert not manager.contains(first.request_id, 0)
+
+
+@pytest.mark.rule("CLAIM-5", "METRIC-3")
+def test_a_refused_reserve_counts_no_tokens(make: Making) -> None:
+    manager = make.manager(pages=4)
+    batch = [make.context(range(9)), make.context(range(100, 108))]
+    with pytest.raises(InsufficientBlocksError), manager.reserve([batch]):
+        pytest.fail("the body ran without its contexts")
+    assert manager.get_metrics_aggregated().prompt_tokens == 0

@@ -30,7 +30,6 @@ from pagedkv.reference.events import (
     Released,
     Stepped,
     TransferFailed,
-    TransferIssued,
     TransferLanded,
     WriteBudgetRenewed,
 )
@@ -93,10 +92,8 @@ def test_a_request_is_reported_step_by_step(make: Making, recorder: Recorder) ->
         AllocPlanned,
         AllocReturned,
         InputsBuilt,
-        TransferIssued,
         Stepped,
         TransferLanded,
-        TransferIssued,
         TransferLanded,
         Released,
     ]
@@ -120,7 +117,6 @@ def test_every_other_call_that_changes_something_is_reported(
     manager.renew_write_budget()
     manager.shutdown()
     assert kinds(recorder.events) == [
-        TransferIssued,
         Cleaned,
         TransferFailed,
         Claimed,
@@ -176,24 +172,24 @@ def test_events_carry_what_was_decided(make: Making, recorder: Recorder) -> None
     recorder.events.clear()
     ctx = make.admit(manager, prompt(2), replica=1, request_id="second")
     manager.runtime_inputs([[], [ctx], []], max_cache_length=12)
-    claimed, issued, planned, landed, returned, built = recorder.events
+    claimed, planned, landed, returned, built = recorder.events
     assert claimed == Claimed("second", 1)
-    assert isinstance(issued, TransferIssued) and isinstance(planned, AllocPlanned)
+    assert isinstance(planned, AllocPlanned)
+    (issued,) = planned.issued
     pages = tuple(manager.get_req_blocks("second", 1))
     assert (issued.kind, issued.source, issued.target) == ("onload", "host", "device")
     assert issued.pages == pages[:2]
     assert issued.keys == planned.context.keys
-    assert (planned.context.length, planned.context.processed, planned.context.position) == (
-        9,
-        0,
-        9,
-    )
+    context = planned.context
+    assert (context.length, context.processed, context.position) == (9, 0, 9)
     assert (planned.request_id, planned.replica, planned.pages) == ("second", 1, pages)
     assert planned.hits == PrefixCacheHits(host_blocks=2)
-    assert planned.transfers == (issued.transfer,)
+    assert planned.waits_for == (issued.transfer,)
     assert landed == TransferLanded(issued.transfer)
     assert returned == AllocReturned("second", processed=8)
-    assert built == InputsBuilt(((), ("second",), ()), max_cache_length=12)
+    assert isinstance(built, InputsBuilt)
+    assert (built.batches, built.max_cache_length) == (((), ("second",), ()), 12)
+    assert [c.processed for c in built.contexts[1]] == [8]
 
 
 @pytest.mark.rule("EVENT-2", "STEP-4")

@@ -304,3 +304,21 @@ def test_equal_pages_after_different_prefixes_differ(make: Making) -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_text(golden_text(), encoding="utf-8")
+
+
+@pytest.mark.rule("ID-9")
+def test_digests_that_a_context_brings_stand_in_for_its_tokens(make: Making) -> None:
+    manager = make.manager()
+    make.serve(manager, range(12), given_digests=[b"one", b"two", b"three"])
+    assert make.hits(manager, range(12)).total_blocks == 0
+    assert (
+        make.hits(manager, range(50, 62), given_digests=[b"one", b"two", b"other"]).total_blocks
+        == 2
+    )
+
+
+@pytest.mark.rule("ID-9", "ALLOC-2")
+def test_bringing_too_few_digests_is_an_error(make: Making) -> None:
+    manager = make.manager()
+    with pytest.raises(ValueError, match="brings 1 digests, 2 are needed"):
+        make.admit(manager, range(12), given_digests=[b"one"])

@@ -225,3 +225,14 @@ def test_inputs_for_a_leaf_are_refused_for_a_tree(make: Making) -> None:
     params = MultiKVCacheParams.from_params(target=make.params(), draft=make.params())
     with pytest.raises(AssertionError, match="use runtime_inputs"):
         make.manager(params).runtime_inputs_for_leaf([[]])
+
+
+@pytest.mark.rule("INPUT-3", "LEN-1")
+def test_a_forward_never_writes_past_its_pages_however_many_placeholders(make: Making) -> None:
+    manager = make.manager()
+    ctx = make.admit(manager, range(7))
+    for _ in range(2):
+        ctx.update_with_future_token(2)
+        manager.alloc(ctx, 0)
+    with pytest.raises(BlocksNotAllocatedError):
+        manager.runtime_inputs([[ctx]])

@@ -10,11 +10,12 @@ from pagedkv.reference import (
     BatchesError,
     BlocksNotAllocatedError,
     DeduplicationPolicy,
+    ImageMetadata,
     PagedKVCacheManager,
     TextContext,
     UnknownRequestError,
 )
-from pagedkv.reference.events import Stepped, TransferIssued
+from pagedkv.reference.events import Stepped
 
 
 @pytest.mark.rule("STEP-1", "INPUT-1", "INPUT-2")
@@ -141,7 +142,8 @@ def test_a_chain_is_offered_root_first_up_to_the_last_forward(
 ) -> None:
     manager = make.manager(make.tiered_params(), host_pages=8, tracer=recorder)
     make.serve(manager, range(12))
-    (offload,), (stepped,) = recorder.of_kind(TransferIssued), recorder.of_kind(Stepped)
+    (stepped,) = recorder.of_kind(Stepped)
+    (offload,) = stepped.issued
     assert len(offload.keys) == 3
     assert offload.keys == stepped.context.keys
     assert manager.get_num_used_host_pages(0) == 3
@@ -174,3 +176,37 @@ def test_a_step_without_new_pages_changes_nothing(make: Making, recorder: Record
     make.forward(manager, ctx)  # Writes the tenth token, in a page with room for more.
     manager.step([[]])
     assert repr(manager._state) == before
+
+
+@pytest.mark.rule("STEP-1", "ID-5")
+def test_a_step_that_cannot_identify_one_request_commits_none(make: Making) -> None:
+    manager = make.manager()
+    good = make.admit(manager, range(10, 14))
+    bad = make.admit(manager, range(3), images=[ImageMetadata(0, 1)])
+    good.update(0)
+    for _ in range(2):
+        bad.update(0)
+    with pytest.raises(ValueError, match="image_hash"):
+        manager.step([[good, bad]])
+    assert manager.statistics().cached == 0
+    assert make.hits(manager, range(10, 15)).total_blocks == 0
+
+
+@pytest.mark.rule("STEP-1")
+def test_a_step_counts_tokens_against_the_pages_that_hold_them(make: Making) -> None:
+    manager = make.manager()
+    ctx = make.admit(manager, range(8))
+    for _ in range(3):
+        ctx.update(0)
+    with pytest.raises(BlocksNotAllocatedError):
+        manager.step([[ctx]])
+
+
+@pytest.mark.rule("STEP-4", "DRAFT-1")
+def test_drafts_that_look_ahead_keep_their_own_pages(make: Making) -> None:
+    manager = make.manager(make.params(speculative_method="eagle", num_draft_tokens=1), pages=12)
+    first, second = make.admit(manager, range(9)), make.admit(manager, range(9))
+    table = manager.get_req_blocks(second.request_id, 0)
+    for ctx in (first, second):
+        make.forward(manager, ctx)
+    assert manager.get_req_blocks(second.request_id, 0) == table

@@ -11,7 +11,7 @@ from pagedkv.reference import (
     PrefixCacheHits,
     UnknownTransferError,
 )
-from pagedkv.reference.events import TransferIssued, TransferLanded
+from pagedkv.reference.events import TransferLanded
 
 A, B, C = prompt(1), prompt(1, start=100), prompt(1, start=200)
 """Three prompts of one page each, without a common prefix."""
@@ -166,6 +166,6 @@ def test_transfers_land_within_the_call_in_the_order_of_issue_and_follow_ups_las
         ctx.update(0)
     manager.step([batch])
     assert manager.in_flight() == []
-    issued = [(e.transfer, e.source) for e in recorder.of_kind(TransferIssued)]
+    issued = [(e.transfer, e.source) for e in recorder.issued]
     assert [source for _, source in issued] == ["device", "device", "host", "host"]
     assert [e.transfer for e in recorder.of_kind(TransferLanded)] == [name for name, _ in issued]

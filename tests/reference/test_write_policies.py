@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.reference.conftest import Making, Recorder, prompt
 
 from pagedkv.reference import InsufficientBlocksError, KVCacheParams, PagedKVCacheManager
-from pagedkv.reference.events import Cleaned, TransferIssued
+from pagedkv.reference.events import Cleaned
 
 A, B, C = prompt(1), prompt(1, start=100), prompt(1, start=200)
 """Three prompts of one page each, without a common prefix."""
@@ -59,8 +59,7 @@ def test_an_allocation_that_needs_dirty_pages_cleans_as_many(
         make.serve(manager, tokens)
     make.admit(manager, range(200, 208))
     (cleaned,) = recorder.of_kind(Cleaned)
-    (offload,) = recorder.of_kind(TransferIssued)
-    assert cleaned.transfers == (offload.transfer,)
+    (offload,) = cleaned.issued
     assert cleaned.pages == offload.pages
     assert make.hits_below(manager, A).host_blocks == 1
     assert make.hits_below(manager, B).host_blocks == 0

@@ -1,0 +1,78 @@
+"""Reads event traces as streams, plain or gzip."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pagedkv.reference.events import Event
+from pagedkv.traces.errors import (
+    InvalidFieldError,
+    TraceError,
+    UnknownFormatError,
+    UnreadableTraceError,
+)
+from pagedkv.traces.events.codec import decode
+from pagedkv.traces.events.setup import VERSION, EventTraceHeader
+from pagedkv.traces.reader import read_lines
+
+
+class EventTrace:
+    """A recorded run, read line by line, as often as wanted.
+
+    Raises:
+        TraceError: The file cannot be opened, or does not begin with the header of a trace.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        """The file."""
+        for number, text in read_lines(self.path):
+            try:
+                self.header = _parse_header(text)
+                """How the recorded manager was set up."""
+            except TraceError as error:
+                raise error.at(self.path, number) from None
+            return
+        raise UnreadableTraceError(
+            "the file is empty", remedy="check that it was written completely"
+        ).at(self.path, None)
+
+    def __iter__(self) -> Iterator[Event]:
+        """Every event in order.
+
+        Raises:
+            TraceError: A line is malformed, or events are missing; says which.
+        """
+        for expected, (number, text) in enumerate(read_lines(self.path), -1):
+            if expected < 0:
+                continue
+            try:
+                seq, event = decode(text)
+                if seq != expected:
+                    raise InvalidFieldError(
+                        f"should be {expected}: events are missing or out of order",
+                        remedy="use the file as it was recorded",
+                        field="seq",
+                        value=seq,
+                    )
+            except TraceError as error:
+                raise error.at(self.path, number) from None
+            yield event
+
+
+def _parse_header(text: str) -> EventTraceHeader:
+    try:
+        return EventTraceHeader.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        if place == "version":
+            raise UnknownFormatError(
+                f"is of a version that this program does not read; it reads up to {VERSION}",
+                remedy="upgrade pagedkv",
+            ) from None
+        raise UnknownFormatError(
+            f"does not begin with the header of an event trace ({place or 'line'}: {first['msg']})",
+            remedy="record it with `pagedkv replay --record`, or see docs/event-traces.md",
+        ) from None
