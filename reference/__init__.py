@@ -56,6 +56,7 @@ from pagedkv.reference.errors import (
     PagedKVError,
     PoolCorruptedError,
     ReplicaIndexError,
+    ReplicaPoisonedError,
     UnknownRequestError,
     UnknownTransferError,
 )
@@ -63,6 +64,7 @@ from pagedkv.reference.events import (
     Event,
     Tracer,
 )
+from pagedkv.reference.fates import Fates, MissReason
 from pagedkv.reference.identity import (
     PageKey,
     page_digest,
@@ -159,6 +161,7 @@ __all__ = [
     "Event",
     "ExternalBlockMetadata",
     "FailReason",
+    "Fates",
     "HashAlgorithm",
     "ImageMetadata",
     "InferenceSession",
@@ -185,6 +188,7 @@ __all__ = [
     "LowerTier",
     "ManagerClosedError",
     "Media",
+    "MissReason",
     "MultiKVCacheBuffer",
     "MultiKVCacheInputs",
     "MultiKVCacheParams",
@@ -196,6 +200,7 @@ __all__ = [
     "PoolStatistics",
     "PrefixCacheHits",
     "ReplicaIndexError",
+    "ReplicaPoisonedError",
     "ReplicatedKVCacheMemory",
     "RequestID",
     "SpecDecodingState",

@@ -4,7 +4,8 @@ Rules ALLOC-1 to ALLOC-14. An allocation is planned in one indivisible step, wai
 and is then finished, or undone if a load has failed.
 """
 
-from collections.abc import Collection, Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pagedkv.reference.context import Context, ExternalBlockMetadata
@@ -24,6 +25,7 @@ from pagedkv.reference.events import (
     ContextSnapshot,
     IssuedTransfer,
 )
+from pagedkv.reference.fates import MissReason
 from pagedkv.reference.identity import PageKey, page_digests
 from pagedkv.reference.lengths import identifiable_tokens, required_pages
 from pagedkv.reference.metrics import PrefixCacheHits
@@ -49,6 +51,8 @@ class Need:
     """Pages to take from the pool."""
     shared: tuple[int, ...]
     """Pages of the pool that are hit, or on their way, and only get one more holder."""
+    misses: tuple[tuple[PageKey, MissReason], ...] = ()
+    """The blocks that were looked up and not found, and why."""
 
     def free_for(self, pool: PagePool) -> int:
         """Pages that may be taken for it: those it hits are not among them (ALLOC-7)."""
@@ -77,7 +81,8 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     # TAKE: hold what is hit, so that taking the rest cannot evict it, then the oldest pages
     for page in need.shared:
         pool.hold(page)
-    fresh = pool.take(need.fresh)
+    fresh, evicted = pool.take(need.fresh)
+    _note_evicted(state, evicted)
 
     # MOVE: what is not on this device yet, one transfer per tier
     supply = iter(fresh)
@@ -98,6 +103,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
         processed=(
             committed_by_hits * state.params.page_size if need.hits else ctx.tokens.processed_length
         ),
+        misses=need.misses,
     )
     state.emit(
         AllocPlanned(
@@ -122,6 +128,7 @@ def finish_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
         KVLoadFailed: A load has failed: the plan was undone, plan again (ALLOC-11).
     """
     # CHECK
+    state.check_works(replica_idx)
     request = state.request(ctx.request_id, replica_idx)
     plan = request.plan
     if plan is None:
@@ -161,17 +168,27 @@ def cancel_alloc(state: State, request_id: Hashable, replica_idx: int) -> None:
     state.emit(AllocCancelled(request_id))
 
 
-def clean(state: State, replica_idx: int, count: int) -> list[str]:
+def clean(state: State, replica_idx: int, count: int, sparing: Sequence[PageKey] = ()) -> list[str]:
     """Offload the ``count`` oldest dirty pages that nobody holds, so that they may go (TIER-7).
 
     A page that finds no slot below is no longer dirty either: its content may be lost, and
-    losing cached content is a miss. Returns the transfers that were issued.
+    losing cached content is a miss. Blocks in ``sparing`` are not given up to make a slot.
+    Returns the transfers that were issued.
     """
     pool = state.pool(replica_idx)
-    pages = [p for p in pool.idle if p in pool.dirty and p not in pool.pins][:count]
+    idle = [p for p in pool.idle if p in pool.dirty and p not in pool.pins]
+    return clean_pages(state, replica_idx, idle[:count], sparing)
+
+
+def clean_pages(
+    state: State, replica_idx: int, pages: Sequence[int], sparing: Sequence[PageKey] = ()
+) -> list[str]:
+    """Offload these dirty pages, whoever holds them."""
+    pool = state.pools[replica_idx]
     if not pages:
         return []
-    transfers = state.connector.clean([pool.key_of[p] for p in pages], pages, replica_idx)
+    keys = [pool.key_of[page] for page in pages]
+    transfers = state.connector.clean(keys, pages, replica_idx, sparing)
     moving = {page for transfer in transfers for page in transfer.pages}
     pool.dirty.difference_update(set(pages) - moving)
     issued = tuple(issue(state, transfer) for transfer in transfers)
@@ -179,15 +196,23 @@ def clean(state: State, replica_idx: int, count: int) -> list[str]:
     return [transfer.transfer for transfer in issued]
 
 
-def dirty_shortage(state: State, ctx: Context, replica_idx: int) -> int:
-    """Dirty pages that have to be cleaned before ``ctx`` can be allocated; 0 if that won't help."""
+def page_to_clean(
+    state: State, ctx: Context, replica_idx: int
+) -> tuple[int, tuple[PageKey, ...]] | None:
+    """The next dirty page that stands in the way of ``ctx``, and the blocks that it would hit.
+
+    Pages are cleaned one at a time, because each landing makes room below for the next.
+    """
     request = state.settled_request(ctx.request_id, replica_idx, "alloc")
     pool = state.pools[replica_idx]
     if not pool.dirty:
-        return 0
+        return None
     need = _need(state, request, ctx, replica_idx, _digests(state, request, ctx))
     lacking = need.fresh - need.free_for(pool)
-    return lacking if 0 < lacking <= pool.cleanable(excluding=need.shared) else 0
+    if not 0 < lacking <= pool.cleanable(excluding=need.shared):
+        return None
+    dirty = (p for p in pool.idle if p in pool.dirty and p not in (*pool.pins, *need.shared))
+    return next(dirty), tuple(hit.key for hit in need.hits)
 
 
 def used_fraction_after(state: State, ctx: Context, replica_idx: int) -> float:
@@ -208,7 +233,9 @@ def hit_counts(state: State, ctx: Context) -> list[PrefixCacheHits]:
     stranger = Request(replica=0)
     digests = _digests(state, stranger, ctx)
     return [
-        count_hits(_match(state, stranger, ctx, replica, digests))
+        count_hits(_need(state, stranger, ctx, replica, digests).hits)
+        if replica not in state.poisoned
+        else PrefixCacheHits()
         for replica in range(len(state.pools))
     ]
 
@@ -237,22 +264,25 @@ def _need(
     needed = required_pages(ctx, state.params)
     if needed <= len(request.pages) or request.dummy:
         return Need(hits=(), kept=len(request.pages), moved=0, fresh=0, shared=())
-    hits = tuple(_match(state, request, ctx, replica_idx, digests))
+    hits, misses = _match(state, request, ctx, replica_idx, digests)
     if (request.committed + len(hits)) * state.params.page_size <= ctx.tokens.processed_length:
         hits = ()
     kept = request.committed if hits else len(request.pages)
     moved = min(len(request.pages) - kept, needed - kept - len(hits))
     shared = tuple(hit.page for hit in hits if hit.page is not None)
-    return Need(hits, kept, moved, needed - kept - moved - len(shared), shared)
+    return Need(hits, kept, moved, needed - kept - moved - len(shared), shared, misses)
 
 
 def _match(
     state: State, request: Request, ctx: Context, replica_idx: int, digests: Sequence[bytes]
-) -> list[Hit]:
-    """The contiguous cached run after the committed pages (ALLOC-4, ALLOC-5, ALLOC-6)."""
+) -> tuple[tuple[Hit, ...], tuple[tuple[PageKey, MissReason], ...]]:
+    """The contiguous cached run after the committed pages, and the blocks that it lacks.
+
+    Rules ALLOC-4, ALLOC-5, ALLOC-6 and METRIC-6.
+    """
     keys = state.keys(digests)[request.committed :]
     if not keys or not state.params.enable_prefix_caching or request.fenced:
-        return []
+        return (), ()
     peers = _peer_stores(state, ctx)
     below = state.connector.lookup(keys, request.avoided, peers)
     hits: list[Hit] = []
@@ -261,10 +291,30 @@ def _match(
         if hit is None:
             break
         hits.append(hit)
+    misses = tuple((key, _why_missing(state, request, key)) for key in keys[len(hits) :])
     if hits and state.params.speculative_method in ("eagle", "mtp"):
         # The draft KV of a page's last position depends on the token after the page (DRAFT-1).
         hits.pop()
-    return hits
+    return tuple(hits), misses
+
+
+def _why_missing(state: State, request: Request, key: PageKey) -> MissReason:
+    """The reason of a miss: what failed this request, or what became of the block (METRIC-6)."""
+    for (_, avoided), reason in request.avoided.items():
+        if avoided == key:
+            return reason
+    return state.fates.of(key)
+
+
+def _note_evicted(state: State, keys: Sequence[PageKey]) -> None:
+    """A block that leaves the device without being anywhere else was evicted, or never stored."""
+    connector = state.connector
+    for key in keys:
+        stored = connector.first is None or connector.holds(key)
+        if stored or state.fates.of(key) == "evicted":
+            state.fates.note([key], "evicted")
+        else:
+            state.fates.note([key], "not_stored")
 
 
 def _find(
@@ -272,7 +322,7 @@ def _find(
     replica_idx: int,
     key: PageKey,
     below: LowerTier | None,
-    avoided: Collection[tuple[TierName, PageKey]],
+    avoided: Mapping[tuple[TierName, PageKey], MissReason],
 ) -> Hit | None:
     """The fastest tier that holds ``key``, seen from a replica (ALLOC-4, ALLOC-6, ALLOC-10)."""
     pool = state.pools[replica_idx]
@@ -285,7 +335,7 @@ def _find(
         return Hit(key, load.source, page=pool.loading[key], joined=load.id)
     if state.params.enable_dp_cross_replica_prefix_copy and ("peer", key) not in avoided:
         for peer, other in enumerate(state.pools):
-            if peer != replica_idx and key in other.page_of:
+            if peer != replica_idx and key in other.page_of and peer not in state.poisoned:
                 return Hit(key, "peer", peer=peer)
     return None if below is None else Hit(key, below)
 
@@ -303,6 +353,8 @@ def _digests(state: State, request: Request, ctx: Context) -> list[bytes]:
     """Digests of the pages that may be hit: at least one active token stays (ALLOC-5)."""
     if not state.params.enable_prefix_caching or request.dummy or ctx.tokens.active_length == 1:
         return request.digests[: request.committed]
+    # Ask for it now, however short the request: a missing image hash must not surface in a step.
+    _ = ctx.hash_overrides
     size = state.params.page_size
     count = min(identifiable_tokens(ctx), ctx.tokens.current_position - 1) // size
     return page_digests(
@@ -317,10 +369,10 @@ def _digests(state: State, request: Request, ctx: Context) -> list[bytes]:
 
 def _peer_stores(state: State, ctx: Context) -> list[Tier]:
     """Other block stores that the request names (STORE-4)."""
+    endpoints = ExternalBlockMetadata.parse(ctx.external_block_metadata).endpoints
     own = state.connector.tiers.get("store")
     if own is None:
         return []
-    endpoints = ExternalBlockMetadata.parse(ctx.external_block_metadata).endpoints
     return [
         Tier(None, verifies=True, prefix=own.prefix, blocks=state.media.open_store(endpoint))
         for endpoint in endpoints
@@ -350,7 +402,7 @@ def _load(
                 )
             except KVLoadRefused:
                 request.failed.add(f"load refused by {tier}")
-                request.avoided.update((tier, key) for key in keys)
+                request.avoided.update({(tier, key): "failed" for key in keys})
             else:
                 issued.append(issue(state, transfer))
     if hits:
@@ -404,33 +456,37 @@ def _undo(state: State, request: Request) -> None:
 
 
 def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> None:
-    """Advance the context, and count every token position once (METRIC-1, METRIC-4).
-
-    Nothing else does either (EVENT-3, METRIC-3).
-    """
+    """Advance the context (EVENT-3), and count what the cache served (METRIC-1, METRIC-4)."""
     if request.dummy:
         return
-    first_admission = not request.admitted
-    request.admitted = True
     processed = ctx.tokens.processed_length
+    if not request.admitted:
+        request.admitted = True
+        request.counted = processed
+        request.repeated = len(ctx.tokens) if ctx.preempted else 0
+        if ctx.cached_prefix_length is None:
+            ctx.cached_prefix_length = plan.processed - processed
     if plan.hits:
         ctx.tokens.skip_processing(plan.processed - processed)
-    if first_admission and ctx.cached_prefix_length is None:
-        ctx.cached_prefix_length = plan.processed - processed if plan.hits else 0
-    hits = plan.hit_counts
-    state.count(
-        device_blocks_served=hits.device_blocks,
-        peer_blocks_served=hits.peer_blocks,
-        host_blocks_served=hits.host_blocks,
-        disk_blocks_served=hits.disk_blocks,
-        store_blocks_served=hits.store_blocks,
-    )
-    end = ctx.tokens.current_position
-    start = max(request.counted, processed)
-    request.counted = max(request.counted, end)
-    if not (first_admission and ctx.preempted):
-        cached_end = max(start, plan.processed)
+    if processed < request.repeated:
+        state.count(preempted_blocks_served=len(plan.hits))
+    else:
+        hits = plan.hit_counts
         state.count(
-            cache_tokens=cached_end - start,
-            input_tokens=max(0, end - cached_end),
+            device_blocks_served=hits.device_blocks,
+            peer_blocks_served=hits.peer_blocks,
+            host_blocks_served=hits.host_blocks,
+            disk_blocks_served=hits.disk_blocks,
+            store_blocks_served=hits.store_blocks,
+            **{f"missed_blocks_{why}": n for why, n in Counter(w for _, w in plan.misses).items()},
         )
+    if plan.hits:
+        count_computed(state, request, processed)
+        again, new = request.count_up_to(plan.processed)
+        state.count(cache_tokens=new, preempted_cache_tokens=again)
+
+
+def count_computed(state: State, request: Request, position: int) -> None:
+    """Count the tokens before ``position`` as computed, unless they were counted (METRIC-1)."""
+    again, new = request.count_up_to(position)
+    state.count(input_tokens=new, preempted_input_tokens=again)

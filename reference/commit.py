@@ -5,7 +5,7 @@ Rules STEP-1 to STEP-6.
 
 from collections.abc import Hashable, Sequence
 
-from pagedkv.reference.allocation import snapshot
+from pagedkv.reference.allocation import count_computed, snapshot
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
 from pagedkv.reference.events import IssuedTransfer, Stepped
@@ -55,19 +55,25 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
     # CHECK
     rows = check_batches(state, batches, "step")
     size = state.params.page_size
+    computed: list[tuple[Request, int]] = []
     new: list[tuple[Context, Request, list[bytes]]] = []
     for _, ctx, request in rows:
         needed = ceil_div(written_tokens(ctx), size)
-        if needed > len(request.pages) and not request.dummy:
+        if request.dummy:
+            continue
+        if needed > len(request.pages):
             raise BlocksNotAllocatedError(
                 ctx.request_id, needed=needed, allocated=len(request.pages)
             )
-        if not state.params.enable_prefix_caching or request.fenced or request.dummy:
+        computed.append((request, ctx.tokens.processed_length))
+        if not state.params.enable_prefix_caching or request.fenced:
             continue
         full = max(request.committed, written_tokens(ctx) // size)
         if full > request.offered:
             new.append((ctx, request, _digests(state, ctx, request, full)))
 
+    for request, position in computed:
+        count_computed(state, request, position)
     for ctx, request, digests in new:
         # TAKE: full pages enter the cache, or give way to those that are there
         request.digests = digests
@@ -126,11 +132,6 @@ def _offload(state: State, request: Request) -> list[IssuedTransfer]:
         return []
     pages = request.pages[: request.committed]
     pool, connector = state.pools[request.replica], state.connector
-    if connector.policy == "write_back" and connector.first is not None:
-        first = connector.tiers[connector.first]
-        pool.dirty.update(
-            pool.page_of[key]
-            for key in chain[-new:]
-            if key in pool.page_of and not first.holds(key)
-        )
+    unsaved = connector.unsaved(chain[-new:])
+    pool.dirty.update(pool.page_of[key] for key in unsaved if key in pool.page_of)
     return [issue(state, t) for t in connector.offload(chain, pages, request.replica, new=new)]

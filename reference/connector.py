@@ -80,24 +80,13 @@ class TierConnector:
 
         What comes from below host memory also gets a host slot, as far as there are any (TIER-2).
         """
-        found = [self._find(key, source, peers) for key in keys]
-        blocks = [block for block in found if block is not None]
-        if len(blocks) < len(found):
+        found = [place for key in keys if (place := self._find(key, source, peers)) is not None]
+        if len(found) < len(keys):
             raise KVLoadRefused(f"{source} does not have all of the {len(keys)} blocks")
+        blocks = [block for _, block in found]
         for block in blocks:
             block.pins += 1
-        promoted: list[Block] = []
-        if source != "host" and "host" in self.tiers:
-            host, protected = self.tiers["host"], frozenset(chain)
-            for block in blocks:
-                slot = (
-                    None
-                    if host.holds(block.key)
-                    else host.reserve(block.key, block.parent, protected)
-                )
-                if slot is None:
-                    break
-                promoted.append(slot)
+        promoted = self._promote(blocks, chain) if source != "host" else []
         return Transfer(
             kind="onload",
             source=source,
@@ -106,6 +95,7 @@ class TierConnector:
             replica=replica,
             pages=tuple(pages),
             source_blocks=tuple(blocks),
+            source_tiers=tuple(tier for tier, _ in found),
             promoted_blocks=tuple(promoted),
             chain=tuple(chain),
         )
@@ -127,11 +117,26 @@ class TierConnector:
         self.touch(chain)
         return transfers
 
-    def clean(self, keys: Sequence[PageKey], pages: Sequence[int], replica: int) -> list[Transfer]:
-        """Offload dirty ``pages``, wherever their parents are, so that they may go (TIER-7)."""
+    def unsaved(self, keys: Sequence[PageKey]) -> list[PageKey]:
+        """Those of ``keys`` whose pages are dirty once they are committed (TIER-7)."""
+        if self.first is None or self.policy != "write_back":
+            return []
+        return [key for key in keys if not self.tiers[self.first].holds(key)]
+
+    def clean(
+        self,
+        keys: Sequence[PageKey],
+        pages: Sequence[int],
+        replica: int,
+        sparing: Sequence[PageKey] = (),
+    ) -> list[Transfer]:
+        """Offload dirty ``pages``, wherever their parents are, so that they may go (TIER-7).
+
+        Blocks in ``sparing`` are not given up for them.
+        """
         if self.first is None:
             return []
-        tier, protected = self.tiers[self.first], frozenset(keys)
+        tier, protected = self.tiers[self.first], frozenset((*keys, *sparing))
         slots = [
             (key, page, slot)
             for key, page in zip(keys, pages, strict=True)
@@ -159,8 +164,8 @@ class TierConnector:
             elif content is not None and tier.blocks.get(block.name) is block:
                 tier.fill(block, content)
                 landed.append(block.key)
-        for block in transfer.source_blocks:
-            self.tiers[_lower(transfer.source)].unpin(block)
+        for source, block in zip(transfer.source_tiers, transfer.source_blocks, strict=True):
+            source.unpin(block)
         self._count(offload_blocks_dropped=len(transfer.keys) - len(landed))
         if transfer.target == "host":
             self._count(d2h_blocks_copied=len(landed))
@@ -177,10 +182,9 @@ class TierConnector:
 
     def fail(self, transfer: Transfer, reason: FailReason, keys: Sequence[PageKey]) -> None:
         """The transfer moved nothing, through the fault of ``keys`` (TIER-6)."""
-        for block in transfer.source_blocks:
-            tier = self.tiers[_lower(transfer.source)]
+        for tier, block in zip(transfer.source_tiers, transfer.source_blocks, strict=True):
             tier.unpin(block)
-            if transfer.kind == "onload" and reason in BLOCK_IS_LOST and block.key in keys:
+            if gives_up(transfer, reason) and block.key in keys:
                 tier.drop(block)
         for block in transfer.promoted_blocks:
             self._abandon("host", block)
@@ -217,6 +221,19 @@ class TierConnector:
             disk_blocks_evicted=self.tiers["disk"].evictions if "disk" in self.tiers else 0,
         )
 
+    def holds(self, key: PageKey) -> bool:
+        """Whether any tier has the block, or is getting it."""
+        return any(tier.holds(key) for tier in self.tiers.values())
+
+    def found_keys(self) -> list[PageKey]:
+        """Every block that a look-up would find, whatever the tier."""
+        return [
+            block.key
+            for tier in self.tiers.values()
+            for block in tier.blocks.values()
+            if block.content is not None and block.name.startswith(tier.prefix)
+        ]
+
     def num_blocks(self, name: LowerTier) -> int:
         """Capacity of a tier in blocks; 0 where it does not exist or has no bound here."""
         return (self.tiers[name].capacity or 0) if name in self.tiers else 0
@@ -230,17 +247,17 @@ class TierConnector:
         for block, page in zip(transfer.source_blocks, transfer.pages, strict=True):
             assert block.content is not None
             write_page(memory, page, block.content)
-        source = self.tiers[_lower(transfer.source)]
+        contents = {block.key: block.content for block in transfer.source_blocks}
         filled: list[PageKey] = []
-        for slot, block in zip(transfer.promoted_blocks, transfer.source_blocks, strict=False):
-            host = self.tiers["host"]
+        for slot in transfer.promoted_blocks:
+            host, content = self.tiers["host"], contents[slot.key]
             host.unpin(slot)
             if transfer.fenced:
                 host.drop(slot)
-            elif block.content is not None and host.blocks.get(slot.name) is slot:
-                host.fill(slot, block.content)
+            elif content is not None and host.blocks.get(slot.name) is slot:
+                host.fill(slot, content)
                 filled.append(slot.key)
-        for block in transfer.source_blocks:
+        for source, block in zip(transfer.source_tiers, transfer.source_blocks, strict=True):
             source.unpin(block)
         self._count(h2d_blocks_copied=len(transfer.keys))
         if transfer.source == "disk":
@@ -248,6 +265,23 @@ class TierConnector:
         elif transfer.source == "store":
             self._count(store_blocks_read=len(transfer.keys))
         return self._write_down(filled, transfer.chain)
+
+    def _promote(self, blocks: Sequence[Block], chain: Sequence[PageKey]) -> list[Block]:
+        """Host slots for blocks that come from below, root first, as far as there are any."""
+        slots: list[Block] = []
+        if "host" not in self.tiers:
+            return slots
+        host, protected = self.tiers["host"], frozenset(chain)
+        for block in blocks:
+            if host.holds(block.key):
+                continue
+            if not self._parent_is_here(host, block):
+                break
+            slot = host.reserve(block.key, block.parent, protected)
+            if slot is None:
+                break
+            slots.append(slot)
+        return slots
 
     def _wanted(self, chain: Sequence[PageKey], new: int) -> int:
         """How many leading blocks of ``chain`` the policy wants below the device."""
@@ -310,20 +344,20 @@ class TierConnector:
         for name, tier in self.tiers.items():
             if name == "host":
                 continue
-            sources: list[Block] = []
+            host = self.tiers["host"]
+            lacking = [b for key in keys if (b := host.find(key)) and not tier.holds(key)]
             slots: list[Block] = []
-            for key in keys:
-                block = self.tiers["host"].find(key)
-                if block is None or tier.holds(key):
-                    continue
-                if not self._parent_is_here(tier, block):
-                    break
-                slot = tier.reserve(key, block.parent, protected)
+            for block in lacking:
+                slot = (
+                    tier.reserve(block.key, block.parent, protected)
+                    if self._parent_is_here(tier, block)
+                    else None
+                )
                 if slot is None:
-                    self._count(offload_blocks_dropped=1)
                     break
-                sources.append(block)
                 slots.append(slot)
+            sources = lacking[: len(slots)]
+            self._count(offload_blocks_dropped=len(lacking) - len(slots))
             if slots:
                 for block in sources:
                     block.pins += 1
@@ -334,6 +368,7 @@ class TierConnector:
                         target=name,
                         keys=tuple(block.key for block in sources),
                         source_blocks=tuple(sources),
+                        source_tiers=(host,) * len(sources),
                         target_blocks=tuple(slots),
                         chain=tuple(chain),
                     )
@@ -361,13 +396,27 @@ class TierConnector:
                 return name
         return None
 
-    def _find(self, key: PageKey, name: LowerTier, peers: Sequence[Tier]) -> Block | None:
-        """The block in one tier; further stores count as the store (STORE-4)."""
-        tiers = [self.tiers[name], *(peers if name == "store" else ())]
-        return next((block for tier in tiers if (block := tier.find(key)) is not None), None)
+    def _find(
+        self, key: PageKey, name: LowerTier, peers: Sequence[Tier]
+    ) -> tuple[Tier, Block] | None:
+        """The block, and the tier or further store where it is (STORE-4)."""
+        for tier in (self.tiers[name], *(peers if name == "store" else ())):
+            if (block := tier.find(key)) is not None:
+                return tier, block
+        return None
 
     def _count(self, **counts: int) -> None:
         self.copied = self.copied.plus(**counts)
+
+
+def gives_up(transfer: Transfer, reason: FailReason) -> bool:
+    """Whether the source of a failed onload loses the blocks at fault (TIER-6).
+
+    A store is not ours alone: it loses only what is damaged (STORE-3).
+    """
+    if transfer.kind != "onload" or transfer.source == "peer":
+        return False
+    return reason == "corrupt" if transfer.source == "store" else reason in BLOCK_IS_LOST
 
 
 def _of(transfer: Transfer) -> int:

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pagedkv.reference.tokens import TokenArray, TokenBuffer, TokenHashOverride
 
@@ -119,6 +119,7 @@ class TokenWindow(Protocol):
         ...
 
 
+@runtime_checkable
 class Context(Protocol):
     """What a manager reads and writes of a request. A server can bring its own class."""
 

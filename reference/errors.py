@@ -6,9 +6,22 @@ from collections.abc import Hashable
 class PagedKVError(Exception):
     """Base of every error in this module."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # The numbers are keyword arguments, which pickling an exception would lose.
+        return _restore, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         # KeyError, a base of one subclass, would print the repr of the message.
         return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+def _restore(
+    kind: type[PagedKVError], args: tuple[object, ...], fields: dict[str, object]
+) -> PagedKVError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class InsufficientBlocksError(PagedKVError):
@@ -147,6 +160,20 @@ class KVLoadFailed(PagedKVError):
         super().__init__(
             f"transfer(s) {', '.join(transfers)} failed, so the allocation of request "
             f"{request_id!r} was undone; allocate again: the failed blocks now count as missing"
+        )
+
+
+class ReplicaPoisonedError(PagedKVError, RuntimeError):
+    """A replica whose device has failed is asked for more than to let go (FAIL-2)."""
+
+    def __init__(self, replica_idx: int, reason: str) -> None:
+        self.replica_idx = replica_idx
+        """The replica in question."""
+        self.reason = reason
+        """What happened to its device."""
+        super().__init__(
+            f"replica {replica_idx} takes no more work, because its device has failed ({reason}); "
+            "release its requests and restart the process"
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pagedkv.reference.identity import PageKey
+from pagedkv.reference.inputs import BatchCharacteristics
 from pagedkv.reference.metrics import PrefixCacheHits
 from pagedkv.reference.tier_names import FailReason, TierName, TransferKind
 
@@ -128,6 +129,8 @@ class InputsBuilt:
     """Their contexts, as the call found them."""
     max_cache_length: int | None
     """The argument of that name."""
+    batch_characteristics: BatchCharacteristics | None = None
+    """The argument of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,16 @@ class TransferFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaPoisoned:
+    """Environment: the device of a replica has failed."""
+
+    replica: int
+    """Which one."""
+    reason: str
+    """What happened."""
+
+
+@dataclass(frozen=True, slots=True)
 class WriteBudgetRenewed:
     """Environment: a new day has begun for the disk's write budget."""
 
@@ -229,6 +242,7 @@ Event = (
     | DiskOpened
     | TransferLanded
     | TransferFailed
+    | ReplicaPoisoned
     | WriteBudgetRenewed
     | Closed
 )

@@ -6,7 +6,7 @@ wait are coroutines in the second. The reference manager is a synchronous one.
 
 from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from pagedkv.reference.buffers import KVCacheBufferInterface
 from pagedkv.reference.context import Context
@@ -129,6 +129,7 @@ class ManagerQueries(Protocol):
         ...
 
 
+@runtime_checkable
 class SyncKVCacheManager(ManagerQueries, Protocol):
     """A manager whose calls return when they are done."""
 
@@ -145,6 +146,7 @@ class SyncKVCacheManager(ManagerQueries, Protocol):
         ...
 
 
+@runtime_checkable
 class AsyncKVCacheManager(ManagerQueries, Protocol):
     """A manager for an event loop: what can wait is awaited."""
 
@@ -193,6 +195,20 @@ class KVConnector(Protocol[TransferT]):
         """Offer a committed chain, root first, whose last ``new`` blocks are offered first."""
         ...
 
+    def unsaved(self, keys: Sequence[PageKey]) -> Sequence[PageKey]:
+        """Those of ``keys`` that must be offloaded before their pages may be evicted."""
+        ...
+
+    def clean(
+        self,
+        keys: Sequence[PageKey],
+        pages: Sequence[int],
+        replica: int,
+        sparing: Sequence[PageKey] = (),
+    ) -> list[TransferT]:
+        """Offload dirty pages, without giving up blocks in ``sparing`` for them."""
+        ...
+
     def touch(self, chain: Sequence[PageKey]) -> None:
         """Renew the recency of a chain, leaf before root."""
         ...
@@ -201,12 +217,20 @@ class KVConnector(Protocol[TransferT]):
         """A transfer's bytes have arrived; the transfers that follow from it."""
         ...
 
+    def damaged(self, transfer: TransferT) -> Sequence[PageKey]:
+        """Blocks of a load whose bytes are not those that were written."""
+        ...
+
     def fail(self, transfer: TransferT, reason: FailReason, keys: Sequence[PageKey]) -> None:
         """A transfer has failed, through the fault of ``keys``."""
         ...
 
     def reset_prefix_cache(self, new_store_prefix: bytes) -> None:
         """Forget everything local; look elsewhere on a shared store."""
+        ...
+
+    def holds(self, key: PageKey) -> bool:
+        """Whether any tier has the block, or is getting it."""
         ...
 
     def num_blocks(self, name: LowerTier) -> int:

@@ -27,9 +27,11 @@ from pagedkv.reference.events import (
     MetricsReset,
     PrefixCacheReset,
     Released,
+    ReplicaPoisoned,
     Tracer,
     WriteBudgetRenewed,
 )
+from pagedkv.reference.fates import Fates
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.inputs import BatchCharacteristics, KVCacheInputs, KVCacheInputsInterface
 from pagedkv.reference.media import Media
@@ -69,7 +71,7 @@ class PagedKVCacheManager:
         auto_land: Whether transfers land by themselves at the end of each call.
 
     Raises:
-        ValueError: A size is impossible or more than the machine has.
+        ValueError: A size is impossible, or more than the machine has.
         LayoutMismatchError: The disk directory holds blocks of another layout.
     """
 
@@ -103,14 +105,16 @@ class PagedKVCacheManager:
         self._buffers = params.allocate_buffers(total_num_pages + 1)
         memories = [buffer.to_memory() for buffer in self._buffers]
         media = media or Media()
+        fates = Fates(limit=4 * total_num_pages * len(memories))
         self._state = State(
             params=params,
             pools=[PagePool(total_num_pages) for _ in self._buffers],
             memories=memories,
             connector=tier_setup.open_connector(
-                params, memories, total_num_pages, total_num_host_pages, media
+                params, memories, total_num_pages, total_num_host_pages, media, fates
             ),
             media=media,
+            fates=fates,
             tracer=tracer,
         )
         self._inputs = [
@@ -143,7 +147,8 @@ class PagedKVCacheManager:
         Raises: as :meth:`claim`.
         """
         with self._operation():
-            null_page = self._state.pool(replica_idx).null_page
+            self._state.check_works(replica_idx)
+            null_page = self._state.pools[replica_idx].null_page
             self._claim(request_id, Request(replica_idx, pages=[null_page], dummy=True))
 
     def contains(self, request_id: Hashable, replica_idx: int) -> bool:
@@ -182,7 +187,8 @@ class PagedKVCacheManager:
     def alloc(self, data: Context, replica_idx: int) -> None:
         """Give a claimed request the pages of its next forward, its cached prefix included.
 
-        The context's active window moves past what was cached. All or nothing (ALLOC-1, ALLOC-2).
+        The context's active window moves past what was cached. All or nothing (ALLOC-1, ALLOC-2);
+        a load that fails on the way becomes tokens to compute (FAIL-1).
 
         Raises:
             InsufficientBlocksError: It does not fit; nothing was changed.
@@ -190,9 +196,10 @@ class PagedKVCacheManager:
         """
         with self._operation():
             state = self._state
-            while shortage := allocation.dirty_shortage(state, data, replica_idx):
-                self._land(allocation.clean(state, replica_idx, shortage))
             while True:
+                while found := allocation.page_to_clean(state, data, replica_idx):
+                    page, hit_keys = found
+                    self._land(allocation.clean_pages(state, replica_idx, [page], hit_keys))
                 plan = allocation.begin_alloc(state, data, replica_idx)
                 self._land(plan.transfers)
                 try:
@@ -234,11 +241,12 @@ class PagedKVCacheManager:
         For passing flows such as warm-up. If one does not fit, none stays claimed. At the end,
         the windows of all contexts begin where they began before: the pages are gone (CLAIM-5).
         """
-        if len(replica_batches) != len(self._state.pools):
-            raise BatchesError(
-                f"reserve got {len(replica_batches)} batch(es) for {len(self._state.pools)} "
-                "replica(s): pass one per replica"
-            )
+        with self._operation():
+            if len(replica_batches) != len(self._state.pools):
+                raise BatchesError(
+                    f"reserve got {len(replica_batches)} batch(es) for {len(self._state.pools)} "
+                    "replica(s): pass one per replica"
+                )
         before: list[tuple[Context, int, int, int | None]] = []
         counters = self._state.metrics
         try:
@@ -342,7 +350,18 @@ class PagedKVCacheManager:
 
     def in_flight(self) -> list[Transfer]:
         """Transfers that have neither landed nor failed, in the order of their issue."""
-        return list(self._state.in_flight.values())
+        with self._operation():
+            return list(self._state.in_flight.values())
+
+    def poison(self, replica_idx: int, reason: str) -> None:
+        """The device of a replica has failed: it takes no more work (FAIL-2)."""
+        with self._operation():
+            self._state.pool(replica_idx)
+            self._state.poisoned[replica_idx] = reason
+            self._state.emit(ReplicaPoisoned(replica_idx, reason))
+            for transfer in list(self._state.in_flight.values()):
+                if replica_idx in (transfer.replica, transfer.source_replica):
+                    transfers.fail(self._state, transfer.id, "unavailable")
 
     def poll_transfers(self) -> None:
         """Nothing to do here: transfers land by themselves, or through :meth:`land`."""
@@ -451,23 +470,27 @@ class PagedKVCacheManager:
         """
         with self._operation():
             state = self._state
-            state.generation += 1
             for pool in state.pools:
+                state.fates.note(pool.page_of, "other_namespace")
                 pool.reset()
-            prefix = tier_setup.store_prefix(self.params, state.media, state.generation)
+            state.fates.note(state.connector.found_keys(), "other_namespace")
+            prefix = tier_setup.store_prefix(self.params, state.media, reset=True)
             state.connector.reset_prefix_cache(prefix)
             transfers.fence(state)
             for request in state.requests.values():
-                request.fenced = True
+                request.fenced = bool(request.pages or request.plan)
             state.emit(PrefixCacheReset())
 
     def shutdown(self) -> None:
         """Write what was accepted, then refuse every further call (CLOSE-1); twice is harmless."""
         if self._state.closed:
             return
-        for replica, pool in enumerate(self._state.pools):
-            allocation.clean(self._state, replica, len(pool.dirty))
         transfers.land_all(self._state)
+        for replica, pool in enumerate(self._state.pools):
+            while pool.dirty:
+                # One at a time: each that lands makes room below for the next.
+                allocation.clean_pages(self._state, replica, [min(pool.dirty)])
+                transfers.land_all(self._state)
         self._state.emit(Closed())
         self._state.closed = True
 
@@ -487,7 +510,7 @@ class PagedKVCacheManager:
                 invariants.check(self._state)
 
     def _claim(self, request_id: Hashable, request: Request) -> None:
-        self._state.pool(request.replica)
+        self._state.check_works(request.replica)
         known = self._state.requests.get(request_id)
         if known is not None:
             raise AlreadyClaimedError(request_id, request.replica, known.replica)

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from pagedkv.reference.errors import LayoutMismatchError
+from pagedkv.reference.identity import PageKey
 from pagedkv.reference.tiers import Block
 
 
@@ -21,7 +22,9 @@ class DiskImage:
     model: str | None
     """The caller's name for the weights; ``None``: nobody can say whose blocks these are."""
     blocks: "OrderedDict[bytes, Block]" = field(default_factory=OrderedDict)
-    """Landed blocks, the next victim first."""
+    """Landed blocks and reserved slots, the next victim first."""
+    strangers: tuple[PageKey, ...] = ()
+    """Blocks that were there under another model, and were dropped."""
 
 
 @dataclass
@@ -32,42 +35,55 @@ class Media:
     """By directory."""
     stores: "dict[str, OrderedDict[bytes, Block]]" = field(default_factory=dict)
     """By endpoint: blocks under namespaced keys."""
+    generations: dict[str, int] = field(default_factory=dict)
+    """By namespace: the number of its latest reset."""
     private_namespaces: int = 0
     """How many managers have asked for a namespace of their own."""
 
     def open_disk(self, directory: str, layout: str, model: str | None) -> DiskImage:
         """The blocks of ``directory``: those that are there if the namespace matches, else none.
 
-        A slot whose bytes had not all landed does not survive (NS-4).
+        A slot whose bytes had not all landed does not survive (NS-4). Whoever opened the
+        directory before has lost it: what they write from now on goes nowhere.
 
         Raises:
             LayoutMismatchError: The directory holds blocks of another layout (NS-3).
         """
-        image = self.disks.get(directory)
-        if image is not None and image.blocks and image.layout != layout:
-            raise LayoutMismatchError(directory, found=image.layout, wanted=layout)
-        if image is None or image.layout != layout or model is None or image.model != model:
-            image = self.disks[directory] = DiskImage(layout, model)
-        survivors = OrderedDict(
-            (name, Block(name, b.key, b.parent, b.content, b.checksum))
-            for name, b in image.blocks.items()
-            if b.content is not None
-        )
-        image.blocks = survivors
-        return image
+        found = self.disks.get(directory, DiskImage(layout, model))
+        survivors = _landed(found.blocks)
+        if survivors and found.layout != layout:
+            raise LayoutMismatchError(directory, found=found.layout, wanted=layout)
+        if model is None or found.model != model:
+            strangers = tuple(block.key for block in survivors.values())
+            self.disks[directory] = DiskImage(layout, model, strangers=strangers)
+        else:
+            self.disks[directory] = DiskImage(layout, model, survivors)
+        return self.disks[directory]
 
     def open_store(self, endpoint: str) -> "OrderedDict[bytes, Block]":
         """All blocks of the store at ``endpoint``, whoever has put them there (STORE-2)."""
         return self.stores.setdefault(endpoint, OrderedDict())
 
-    def namespace(self, layout: str, model: str | None, generation: int) -> bytes:
-        """Prefix of this manager's keys in a shared store (NS-2, RESET-4).
+    def namespace(self, layout: str, model: str | None, *, reset: bool = False) -> bytes:
+        """Prefix of a manager's keys in a shared store (NS-2).
 
-        Without a model fingerprint the namespace is nobody else's.
+        Without a model fingerprint the namespace is nobody else's. After a ``reset`` it is new;
+        managers that start later join the latest one (RESET-4).
         """
         if model is None:
             self.private_namespaces += 1
-            owner = f"private {self.private_namespaces}"
+            owner = f"{layout}\nprivate {self.private_namespaces}"
         else:
-            owner = f"model {model}"
-        return hashlib.sha256(f"{layout}\n{owner}\n{generation}".encode()).digest()
+            owner = f"{layout}\nmodel {model}"
+        if reset:
+            self.generations[owner] = self.generations.get(owner, 0) + 1
+        return hashlib.sha256(f"{owner}\n{self.generations.get(owner, 0)}".encode()).digest()
+
+
+def _landed(blocks: "OrderedDict[bytes, Block]") -> "OrderedDict[bytes, Block]":
+    """Copies of the blocks whose bytes are all there, without pins."""
+    return OrderedDict(
+        (name, Block(name, block.key, block.parent, block.content, block.checksum))
+        for name, block in blocks.items()
+        if block.content is not None
+    )

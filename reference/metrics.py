@@ -39,14 +39,32 @@ class PrefixCacheHits:
 class KVCacheMetrics:
     """Counters since start or ``reset_metrics``; two of them add up field by field.
 
-    Token counters move when an allocation returns, copy counters when a transfer lands
-    (METRIC-1, METRIC-2), so a refused or failed call moves none.
+    Cached tokens count when an allocation returns, computed ones at ``step``, copies when they
+    land (METRIC-1, METRIC-2), so a refused or failed call moves no counter.
     """
 
     input_tokens: int = 0
-    """Tokens that a forward had or has to compute (cache misses)."""
+    """Tokens that forwards have computed (cache misses)."""
     cache_tokens: int = 0
     """Tokens served from the prefix cache, whatever the tier."""
+    preempted_input_tokens: int = 0
+    """Tokens computed again after a preemption; in no other counter (METRIC-4)."""
+    preempted_cache_tokens: int = 0
+    """Tokens served from the cache after a preemption; in no other counter."""
+    preempted_blocks_served: int = 0
+    """Hit blocks after a preemption, whatever the tier; in no other counter."""
+    missed_blocks_never_seen: int = 0
+    """Full blocks that were looked up and are not known to have been cached before (METRIC-6)."""
+    missed_blocks_evicted: int = 0
+    """Missed blocks that were given up to make room."""
+    missed_blocks_not_stored: int = 0
+    """Missed blocks that left the device without having been stored below."""
+    missed_blocks_failed: int = 0
+    """Missed blocks whose load failed, or whose copy was damaged or lost."""
+    missed_blocks_too_slow: int = 0
+    """Missed blocks whose load timed out."""
+    missed_blocks_other_namespace: int = 0
+    """Missed blocks that are only known from before a reset or under another model."""
     device_blocks_served: int = 0
     """Hit blocks that were resident in the replica's own device pool."""
     peer_blocks_served: int = 0
@@ -88,7 +106,7 @@ class KVCacheMetrics:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all kinds: computed and cached."""
+        """Tokens computed and cached, each once; what a preemption repeats is not among them."""
         return self.input_tokens + self.cache_tokens
 
     @property

@@ -75,8 +75,10 @@ class PagePool:
         """Pages that may be taken: cached and free ones."""
         return len(self.idle) - sum(1 for page in self.pins if page in self.idle)
 
-    def take(self, count: int) -> list[int]:
+    def take(self, count: int) -> tuple[list[int], list[PageKey]]:
         """Hold ``count`` pages for a request, oldest first, giving up what they cache (POOL-3).
+
+        Returns the pages, and the identities of the content that was given up.
 
         The caller has checked that there are enough: see :meth:`takeable`.
         """
@@ -88,13 +90,14 @@ class PagePool:
                 taken.append(page)
         if len(taken) < count:
             raise PoolCorruptedError(f"{count} pages were to be taken, only {len(taken)} can be")
+        evicted = [self.key_of[page] for page in taken if page in self.key_of]
+        self.evictions += len(evicted)
         for page in taken:
             if page in self.key_of:
-                self.evictions += 1
                 self.forget(page)
             del self.idle[page]
             self.holders[page] = 1
-        return taken
+        return taken, evicted
 
     def takeable(self, excluding: Iterable[int] = ()) -> int:
         """Pages that :meth:`take` could take now if those ``excluding`` were held."""

@@ -80,7 +80,7 @@ def assignments(
     # RECORD
     ids = tuple(tuple(ctx.request_id for ctx in batch) for batch in batches)
     contexts = tuple(tuple(snapshot(state, ctx, ()) for ctx in batch) for batch in batches)
-    state.emit(InputsBuilt(ids, contexts, max_cache_length))
+    state.emit(InputsBuilt(ids, contexts, max_cache_length, bounds))
     return result
 
 

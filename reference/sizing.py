@@ -21,7 +21,7 @@ GB = 10**9
 _logger = logging.getLogger(__name__)
 
 
-class InsufficientMemoryError(PagedKVError, RuntimeError):
+class InsufficientMemoryError(PagedKVError, RuntimeError, ValueError):
     """A size asks for more memory than there is, or leaves less than is needed."""
 
     def __init__(self, field: str, wanted_bytes: int, available_bytes: int, remedy: str) -> None:

@@ -5,8 +5,14 @@ from dataclasses import dataclass, field
 
 from pagedkv.reference.buffers import KVCacheMemory
 from pagedkv.reference.connector import TierConnector
-from pagedkv.reference.errors import AllocPendingError, ReplicaIndexError, UnknownRequestError
+from pagedkv.reference.errors import (
+    AllocPendingError,
+    ReplicaIndexError,
+    ReplicaPoisonedError,
+    UnknownRequestError,
+)
 from pagedkv.reference.events import Event, Tracer
+from pagedkv.reference.fates import Fates, MissReason
 from pagedkv.reference.identity import PageKey, page_key
 from pagedkv.reference.media import Media
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
@@ -50,6 +56,8 @@ class AllocPlan:
     """Transfers to wait for."""
     processed: int
     """Start of the active window once the allocation returns."""
+    misses: tuple[tuple[PageKey, MissReason], ...] = ()
+    """The blocks that were looked up and not found, and why."""
 
     @property
     def hit_counts(self) -> PrefixCacheHits:
@@ -73,6 +81,8 @@ class Request:
     """Leading committed pages that the tiers below have been offered."""
     counted: int = 0
     """Leading tokens that the token counters include."""
+    repeated: int = 0
+    """Leading tokens that it had when it was preempted: they are counted apart."""
     admitted: bool = False
     """Whether an allocation has returned."""
     dummy: bool = False
@@ -83,8 +93,14 @@ class Request:
     """Its allocation that waits for transfers."""
     failed: set[str] = field(default_factory=set)
     """Transfers of the plan that have failed."""
-    avoided: set[tuple[TierName, PageKey]] = field(default_factory=set)
-    """Sources that have failed this request and are not asked again (ALLOC-11)."""
+    avoided: dict[tuple[TierName, PageKey], MissReason] = field(default_factory=dict)
+    """Sources that have failed this request and are not asked again, and how (ALLOC-11)."""
+
+    def count_up_to(self, position: int) -> tuple[int, int]:
+        """Count the tokens before ``position`` that were not: after a preemption, and new ones."""
+        start, self.counted = self.counted, max(self.counted, position)
+        again = max(0, min(self.counted, self.repeated) - start)
+        return again, self.counted - start - again
 
 
 @dataclass
@@ -107,8 +123,10 @@ class State:
     """Transfers that have neither landed nor failed, in the order of their issue."""
     issued: int = 0
     """Transfers issued so far; gives them their names."""
-    generation: int = 0
-    """How often the prefix cache was reset."""
+    fates: Fates = field(default_factory=Fates)
+    """What became of blocks that are cached no more."""
+    poisoned: dict[int, str] = field(default_factory=dict)
+    """Replicas whose device has failed, and how (FAIL-2)."""
     metrics: KVCacheMetrics = field(default_factory=KVCacheMetrics)
     """Counters of the devices; the connector has its own."""
     tracer: Tracer | None = None
@@ -145,12 +163,25 @@ class State:
             raise UnknownRequestError(request_id, replica_idx, lives_on)
         return request
 
+    def check_works(self, replica_idx: int) -> None:
+        """Refuse work on a replica whose device has failed.
+
+        Raises:
+            ReplicaPoisonedError: It has (FAIL-2).
+            ReplicaIndexError: There is no such replica (CLAIM-3).
+        """
+        self.pool(replica_idx)
+        if replica_idx in self.poisoned:
+            raise ReplicaPoisonedError(replica_idx, self.poisoned[replica_idx])
+
     def settled_request(self, request_id: Hashable, replica_idx: int, call: str) -> Request:
         """A claimed request without a planned allocation.
 
         Raises:
             AllocPendingError: Its allocation still waits for transfers (ALLOC-13).
+            ReplicaPoisonedError: The replica's device has failed (FAIL-2).
         """
+        self.check_works(replica_idx)
         request = self.request(request_id, replica_idx)
         if request.plan is not None:
             raise AllocPendingError(request_id, call)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pagedkv.reference.buffers import KVCacheMemory
 from pagedkv.reference.config import KVConnectorConfig, TierOptions
 from pagedkv.reference.connector import TierConnector
+from pagedkv.reference.fates import Fates
 from pagedkv.reference.media import Media
 from pagedkv.reference.params import KVCacheParamInterface, KVConnectorType
 from pagedkv.reference.sizing import (
@@ -26,6 +27,7 @@ def open_connector(
     total_num_pages: int,
     total_num_host_pages: int,
     media: Media,
+    fates: Fates,
 ) -> TierConnector:
     """The connector that ``params`` ask for, with what its disk already holds (TIER-10, NS-4).
 
@@ -34,6 +36,11 @@ def open_connector(
         LayoutMismatchError: The disk directory holds blocks of another layout.
     """
     kind = params.kv_connector or KVConnectorType.null
+    if kind == KVConnectorType.null and total_num_host_pages:
+        raise ValueError(
+            f"total_num_host_pages is {total_num_host_pages}, but there is no connector that would "
+            "use them: set kv_connector to 'local' or 'tiered', or pass 0"
+        )
     config = params.kv_connector_config or KVConnectorConfig()
     options = TierOptions.from_connector_config(config)
     tiers: dict[LowerTier, Tier] = {}
@@ -41,16 +48,24 @@ def open_connector(
         kind == KVConnectorType.dkv and total_num_host_pages
     ):
         tiers["host"] = Tier(_host_capacity(params, total_num_host_pages))
+    if kind == KVConnectorType.dkv and config.disk_offload_dir and "host" not in tiers:
+        raise ValueError(
+            f"disk_offload_dir is {config.disk_offload_dir!r}, but disk needs host memory in front "
+            "of it: set total_num_host_pages, or leave the directory out"
+        )
     if "host" in tiers and kind != KVConnectorType.local and config.disk_offload_dir is not None:
         tiers["disk"] = _open_disk(params, config.disk_offload_dir, options, media)
+        fates.note(media.disks[config.disk_offload_dir].strangers, "other_namespace")
     if kind == KVConnectorType.dkv:
         assert config.block_store_endpoint is not None, "checked by KVCacheParams"
         tiers["store"] = Tier(
             None,
             verifies=True,
-            prefix=store_prefix(params, media, generation=0),
+            prefix=store_prefix(params, media),
             blocks=media.open_store(config.block_store_endpoint),
         )
+    for tier in tiers.values():
+        tier.fates = fates
     return TierConnector(
         memories,
         tiers,
@@ -59,10 +74,10 @@ def open_connector(
     )
 
 
-def store_prefix(params: KVCacheParamInterface, media: Media, generation: int) -> bytes:
-    """What this manager's keys in a shared store begin with, after ``generation`` resets."""
+def store_prefix(params: KVCacheParamInterface, media: Media, *, reset: bool = False) -> bytes:
+    """What this manager's keys in a shared store begin with, now or after a ``reset``."""
     options = TierOptions.from_connector_config(params.kv_connector_config)
-    return media.namespace(params.layout_fingerprint(), options.model_fingerprint, generation)
+    return media.namespace(params.layout_fingerprint(), options.model_fingerprint, reset=reset)
 
 
 def write_budget(params: KVCacheParamInterface, options: TierOptions) -> int | None:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from pagedkv.reference.fates import Fates
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.page_bytes import PageBytes, checksum
 
@@ -52,6 +53,8 @@ class Tier:
     """Blocks that can no longer be found, whose slots a transfer still uses (RESET-3)."""
     evictions: int = 0
     """Landed blocks given up to make room."""
+    fates: Fates = field(default_factory=Fates)
+    """Where evictions are noted."""
     writes_left: int | None = None
     """Blocks that may still be written under the daily budget; ``None``: no budget (TIER-8)."""
 
@@ -84,6 +87,7 @@ class Tier:
                 return None
             del self.blocks[victim.name]
             self.evictions += 1
+            self.fates.note([victim.key], "evicted")
         if self.writes_left is not None:
             self.writes_left -= 1
         block = Block(self.prefix + key, key, parent, pins=1)

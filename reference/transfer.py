@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.tier_names import TierName, TransferKind
-from pagedkv.reference.tiers import Block
+from pagedkv.reference.tiers import Block, Tier
 
 
 @dataclass(eq=False)
@@ -33,6 +33,8 @@ class Transfer:
     """For ``peer``: its pages, one per block."""
     source_blocks: tuple[Block, ...] = ()
     """Blocks of the source tier that are read; empty when the source is a device."""
+    source_tiers: tuple[Tier, ...] = ()
+    """Where each of them is: for a store, the manager's own or a further one."""
     target_blocks: tuple[Block, ...] = ()
     """Slots of the target tier that are written; empty when the target is a device."""
     promoted_blocks: tuple[Block, ...] = ()

@@ -5,8 +5,10 @@ Rules XFER-1 to XFER-6.
 
 from collections.abc import Iterable, Sequence
 
+from pagedkv.reference.connector import gives_up
 from pagedkv.reference.errors import UnknownTransferError
 from pagedkv.reference.events import IssuedTransfer, TransferFailed, TransferLanded
+from pagedkv.reference.fates import MissReason
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.page_bytes import copy_page
 from pagedkv.reference.state import State
@@ -92,7 +94,7 @@ def fail(
         state.count(load_blocks_failed=len(at_fault))
     _settle(state, transfer, visible=False)
     if transfer.kind == "onload":
-        _tell_waiting(state, transfer, at_fault)
+        _tell_waiting(state, transfer, reason, at_fault)
 
     # RECORD
     state.emit(TransferFailed(transfer_id, reason, at_fault))
@@ -146,9 +148,15 @@ def _settle(state: State, transfer: Transfer, *, visible: bool) -> None:
         pool.dirty.difference_update(transfer.pages)
 
 
-def _tell_waiting(state: State, transfer: Transfer, at_fault: Sequence[PageKey]) -> None:
+def _tell_waiting(
+    state: State, transfer: Transfer, reason: FailReason, at_fault: Sequence[PageKey]
+) -> None:
     """Every allocation that waits for a failed load is undone when it would return (ALLOC-11)."""
+    if gives_up(transfer, reason):
+        state.fates.note(at_fault, "failed")
+    miss: MissReason = "too_slow" if reason == "timeout" else "failed"
     for request in state.requests.values():
         if request.plan is not None and transfer.id in request.plan.transfers:
             request.failed.add(transfer.id)
-            request.avoided.update((transfer.source, key) for key in at_fault)
+            if not gives_up(transfer, reason):
+                request.avoided.update({(transfer.source, key): miss for key in at_fault})

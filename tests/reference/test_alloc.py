@@ -161,7 +161,6 @@ def test_a_block_counts_under_the_fastest_tier_that_holds_it(make: Making) -> No
         ctx = claimed(make, manager, 5)
         manager.fail(manager.begin_alloc(ctx, 0).transfers[0], "missing")
         manager.release(ctx.request_id, 0)
-    assert make.hits(manager, range(5)) == PrefixCacheHits()
 
 
 @pytest.mark.rule("ALLOC-4")

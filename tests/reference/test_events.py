@@ -76,6 +76,7 @@ def run(make: Making, recorder: Recorder) -> None:
     manager.reset_prefix_cache()
     manager.reset_metrics()
     manager.renew_write_budget()
+    manager.poison(1, "a kernel failed")
     manager.shutdown()
 
 
@@ -143,11 +144,12 @@ def test_an_allocation_whose_load_fails_is_reported_as_undone_and_planned_again(
     manager = make.manager(params, host_pages=4, media=media, tracer=recorder)
     recorder.events.clear()
     ctx = make.admit(manager, prompt(1))
-    _, issued, planned, failed, cancelled, again, returned = recorder.events
-    assert isinstance(issued, TransferIssued) and isinstance(planned, AllocPlanned)
+    _, planned, failed, cancelled, again, returned = recorder.events
+    assert isinstance(planned, AllocPlanned)
+    (issued,) = planned.issued
     assert failed == TransferFailed(issued.transfer, "corrupt", issued.keys)
-    assert cancelled == AllocCancelled(ctx.request_id, planned.transfers)
-    assert isinstance(again, AllocPlanned) and again.transfers == ()
+    assert cancelled == AllocCancelled(ctx.request_id, planned.waits_for)
+    assert isinstance(again, AllocPlanned) and again.waits_for == ()
     assert returned == AllocReturned(ctx.request_id, processed=0)
 
 

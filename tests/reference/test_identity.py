@@ -286,7 +286,7 @@ def test_a_page_is_identified_once_its_placeholders_are_known(make: Making) -> N
         manager.alloc(ctx, 0)
     manager.step([[ctx]])
     assert ctx.processed_length == 4
-    assert manager.get_metrics_aggregated().input_tokens == 5
+    assert manager.get_metrics_aggregated().input_tokens == 4
     assert make.hits(manager, range(5)).total_blocks == 0
     ctx.realize_future_token(3)
     manager.step([[ctx]])
@@ -300,10 +300,6 @@ def test_equal_pages_after_different_prefixes_differ(make: Making) -> None:
     make.serve(manager, range(4, 8))
     assert make.hits(manager, [*range(4, 8), *range(50, 55)]).total_blocks == 1
     assert make.hits(manager, range(50, 55)).total_blocks == 0
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(golden_text(), encoding="utf-8")
 
 
 @pytest.mark.rule("ID-9")
@@ -322,3 +318,14 @@ def test_bringing_too_few_digests_is_an_error(make: Making) -> None:
     manager = make.manager()
     with pytest.raises(ValueError, match="brings 1 digests, 2 are needed"):
         make.admit(manager, range(12), given_digests=[b"one"])
+
+
+@pytest.mark.rule("ID-5")
+def test_an_image_without_a_hash_is_refused_however_short_the_prompt(make: Making) -> None:
+    manager = make.manager()
+    with pytest.raises(ValueError, match="image_hash"):
+        make.admit(manager, range(3), images=[ImageMetadata(0, 1)])
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(golden_text(), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What the counters count, and when: rules METRIC-1 to METRIC-5."""
+"""What the counters count, and when: rules METRIC-1 to METRIC-6."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 from hypothesis import given
@@ -8,9 +8,13 @@ from hypothesis import strategies as st
 from tests.reference.conftest import STORE, Making, prompt
 
 from pagedkv.reference import (
+    FailReason,
     InsufficientBlocksError,
     KVCacheMetrics,
+    KVCacheParams,
     KVLoadFailed,
+    Media,
+    PagedKVCacheManager,
 )
 
 NUMBER_OF_COUNTERS = len(fields(KVCacheMetrics))
@@ -34,7 +38,7 @@ def tokens_of(metrics: KVCacheMetrics) -> tuple[int, int]:
 
 
 @pytest.mark.rule("METRIC-1")
-def test_tokens_are_counted_when_the_allocation_returns(make: Making) -> None:
+def test_cached_tokens_count_when_served_and_others_when_computed(make: Making) -> None:
     manager = make.manager()
     make.serve(manager, prompt(2))
     assert tokens_of(manager.get_metrics_aggregated()) == (9, 0)
@@ -42,8 +46,11 @@ def test_tokens_are_counted_when_the_allocation_returns(make: Making) -> None:
     assert tokens_of(manager.get_metrics_aggregated()) == (9, 0)
     manager.finish_alloc(ctx, 0)
     metrics = manager.get_metrics_aggregated()
-    assert tokens_of(metrics) == (10, 8)
+    assert tokens_of(metrics) == (9, 8)
     assert metrics.device_blocks_served == 2
+    make.forward(manager, ctx)
+    metrics = manager.get_metrics_aggregated()
+    assert tokens_of(metrics) == (10, 8)
     assert metrics.prompt_tokens == 18
     assert metrics.cache_hit_rate == 8 / 18
 
@@ -76,8 +83,9 @@ def test_every_token_position_of_an_admission_counts_once(
             manager.alloc(ctx, 0)
         if n < decoded:
             make.forward(manager, ctx)
+            manager.step([[ctx]])
     metrics = manager.get_metrics_aggregated()
-    assert metrics.prompt_tokens == ctx.current_position == length + decoded
+    assert metrics.prompt_tokens == ctx.processed_length
     assert metrics.cache_tokens <= 4 * metrics.device_blocks_served
 
 
@@ -90,7 +98,7 @@ def test_hits_count_under_the_tier_that_serves_them(make: Making) -> None:
     make.admit(manager, prompt(3), replica=1)
     metrics = manager.get_metrics_aggregated()
     assert (metrics.device_blocks_served, metrics.host_blocks_served) == (1, 2)
-    assert tokens_of(metrics) == (1, 12)
+    assert tokens_of(metrics) == (0, 12)
 
 
 # --- METRIC-2: copies ---------------------------------------------------------------------------
@@ -179,21 +187,109 @@ def test_failed_and_cancelled_allocations_move_no_counter_of_tokens_or_hits(make
 
 
 @pytest.mark.rule("METRIC-4")
-def test_the_first_allocation_after_a_preemption_counts_no_tokens(make: Making) -> None:
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_what_a_preempted_request_repeats_is_kept_apart(make: Making, chunk: int | None) -> None:
     manager = make.manager()
     ctx = make.admit(manager, prompt(2))
     make.forward(manager, ctx)
     manager.release(ctx.request_id, 0)
-    before = tokens_of(manager.get_metrics_aggregated())
+    before = manager.get_metrics_aggregated()
     ctx.reset()
-    assert ctx.preempted
+    if chunk:
+        manager.reset_prefix_cache()
+        ctx.chunk(chunk)
     manager.claim(ctx.request_id, 0)
+    for _ in range(2 if chunk else 1):
+        manager.alloc(ctx, 0)
+        make.forward(manager, ctx)
+    after = manager.get_metrics_aggregated()
+    assert tokens_of(after) == tokens_of(before)
+    assert after.device_blocks_served == before.device_blocks_served
+    assert after.missed_blocks_never_seen == before.missed_blocks_never_seen
+    repeated = (after.preempted_input_tokens, after.preempted_cache_tokens)
+    assert repeated == ((10, 0) if chunk else (2, 8))
+    assert after.preempted_blocks_served == (0 if chunk else 2)
     manager.alloc(ctx, 0)
-    assert ctx.processed_length == 8
-    assert tokens_of(manager.get_metrics_aggregated()) == before
     make.forward(manager, ctx)
-    manager.alloc(ctx, 0)
-    assert tokens_of(manager.get_metrics_aggregated()) == (before[0] + 1, before[1])
+    assert manager.get_metrics_aggregated().input_tokens == before.input_tokens + 1
+
+
+# --- METRIC-6: why blocks are missing -----------------------------------------------------------
+
+
+def missed(manager: PagedKVCacheManager) -> dict[str, int]:
+    """Missed blocks by reason, without the reasons that did not occur."""
+    counts = asdict(manager.get_metrics_aggregated())
+    prefix = "missed_blocks_"
+    return {k.removeprefix(prefix): n for k, n in counts.items() if k.startswith(prefix) and n}
+
+
+@pytest.mark.rule("METRIC-6")
+def test_a_block_that_nobody_has_computed_was_never_seen(make: Making) -> None:
+    manager = make.manager()
+    make.admit(manager, prompt(2))
+    assert missed(manager) == {"never_seen": 2}
+
+
+@pytest.mark.rule("METRIC-6")
+def test_a_block_that_made_room_was_evicted(make: Making) -> None:
+    manager = make.manager(pages=3)
+    make.serve(manager, prompt(2))
+    make.serve(manager, prompt(2, start=100))
+    manager.reset_metrics()
+    make.admit(manager, prompt(2))
+    assert missed(manager) == {"evicted": 2}
+
+
+@pytest.mark.rule("METRIC-6")
+def test_a_block_that_found_no_slot_below_was_not_stored(make: Making) -> None:
+    manager = make.manager(make.tiered_params(), pages=3, host_pages=1)
+    make.serve(manager, prompt(2))
+    make.serve(manager, prompt(2, start=100))
+    manager.reset_metrics()
+    make.admit(manager, prompt(2))
+    assert missed(manager) == {"evicted": 1, "not_stored": 1}
+
+
+@pytest.mark.rule("METRIC-6")
+@pytest.mark.parametrize(
+    ("reason", "miss"),
+    [("timeout", "too_slow"), ("unavailable", "failed"), ("io_error", "failed")],
+)
+def test_a_block_whose_load_failed_says_how(make: Making, reason: FailReason, miss: str) -> None:
+    manager = make.manager(make.isolated_params(), host_pages=4, auto_land=False)
+    make.serve(manager, prompt(1))
+    make.land_all(manager)
+    ctx, plan = make.begin(manager, prompt(1), replica=1)
+    manager.reset_metrics()
+    manager.fail(plan.transfers[0], reason)
+    with pytest.raises(KVLoadFailed):
+        manager.finish_alloc(ctx, 1)
+    manager.alloc(ctx, 1)
+    assert missed(manager) == {miss: 1}
+
+
+@pytest.mark.rule("METRIC-6")
+def test_a_block_from_before_a_reset_is_in_another_namespace(make: Making) -> None:
+    manager = make.manager(make.tiered_params(), host_pages=4)
+    make.serve(manager, prompt(2))
+    manager.reset_prefix_cache()
+    manager.reset_metrics()
+    make.admit(manager, prompt(2))
+    assert missed(manager) == {"other_namespace": 2}
+
+
+@pytest.mark.rule("METRIC-6", "NS-3")
+def test_a_block_of_another_model_is_in_another_namespace(make: Making) -> None:
+    media = Media()
+
+    def params(model: str) -> KVCacheParams:
+        return make.tiered_params(disk_pages=4, extras={"model_fingerprint": model})
+
+    make.serve(make.manager(params("one"), host_pages=4, media=media), prompt(2))
+    manager = make.manager(params("two"), host_pages=4, media=media)
+    make.admit(manager, prompt(2))
+    assert missed(manager) == {"other_namespace": 2}
 
 
 # --- METRIC-5: sums and zero --------------------------------------------------------------------

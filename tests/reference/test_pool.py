@@ -120,7 +120,7 @@ def test_an_idle_page_is_taken_early_if_its_load_fails(make: Making, lands: bool
 @pytest.mark.rule("POOL-6")
 def test_a_page_that_nobody_holds_cannot_be_released() -> None:
     pool = PagePool(2)
-    (page,) = pool.take(1)
+    (page,), _ = pool.take(1)
     pool.release(page)
     with pytest.raises(PoolCorruptedError, match="page 0 was released, but no request holds it"):
         pool.release(page)

@@ -428,6 +428,9 @@ class RandomRuns(RuleBasedStateMachine):
     def reset(self) -> None:
         self.manager.reset_prefix_cache()
         self.resets += 1
+        for name, (_, replica) in self.live.items():
+            if not self.manager.get_req_blocks(name, replica):
+                self.slots.weights[name] = self.resets  # Nothing of it is old.
         self.content.clear()
         ctx = TextContext(max_length=99, tokens=TokenBuffer(np.zeros(9, dtype=np.int64)))
         assert all(h.total_blocks == 0 for h in self.manager.get_prefix_cache_hit_counts(ctx))

@@ -10,7 +10,6 @@ from pagedkv.reference import (
     BatchesError,
     BlocksNotAllocatedError,
     DeduplicationPolicy,
-    ImageMetadata,
     PagedKVCacheManager,
     TextContext,
     UnknownRequestError,
@@ -172,21 +171,22 @@ def test_a_step_without_new_pages_changes_nothing(make: Making, recorder: Record
     ctx = make.admit(manager, range(9))
     make.forward(manager, ctx)
     manager.alloc(ctx, 0)
+    make.forward(manager, ctx)  # Writes the ninth token, in a page with room for more.
     before = repr(manager._state)
-    make.forward(manager, ctx)  # Writes the tenth token, in a page with room for more.
+    manager.step([[ctx]])
     manager.step([[]])
     assert repr(manager._state) == before
 
 
-@pytest.mark.rule("STEP-1", "ID-5")
+@pytest.mark.rule("STEP-1", "ID-9")
 def test_a_step_that_cannot_identify_one_request_commits_none(make: Making) -> None:
     manager = make.manager()
     good = make.admit(manager, range(10, 14))
-    bad = make.admit(manager, range(3), images=[ImageMetadata(0, 1)])
+    bad = make.admit(manager, range(3), given_digests=[])
     good.update(0)
     for _ in range(2):
         bad.update(0)
-    with pytest.raises(ValueError, match="image_hash"):
+    with pytest.raises(ValueError, match="given_digests"):
         manager.step([[good, bad]])
     assert manager.statistics().cached == 0
     assert make.hits(manager, range(10, 15)).total_blocks == 0
