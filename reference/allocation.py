@@ -1,14 +1,13 @@
-"""Giving requests their pages: match the cached prefix, take pages, load what is elsewhere.
+"""Giving requests their pages: take what they need, load what is elsewhere, wait, or undo.
 
-Rules ALLOC-1 to ALLOC-14. An allocation is planned in one indivisible step, waits for its loads,
+Rules ALLOC-1 to ALLOC-13. An allocation is planned in one indivisible step, waits for its loads,
 and is then finished, or undone if a load has failed.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 
-from pagedkv.reference.context import Context, ExternalBlockMetadata
+from pagedkv.reference.context import Context
 from pagedkv.reference.errors import (
     AllocPendingError,
     InsufficientBlocksError,
@@ -21,42 +20,16 @@ from pagedkv.reference.events import (
     AllocPlanned,
     AllocRefused,
     AllocReturned,
-    Cleaned,
-    ContextSnapshot,
     IssuedTransfer,
 )
-from pagedkv.reference.fates import MissReason
-from pagedkv.reference.identity import PageKey, page_digests
-from pagedkv.reference.lengths import identifiable_tokens, required_pages
-from pagedkv.reference.metrics import PrefixCacheHits
+from pagedkv.reference.identity import PageKey
+from pagedkv.reference.lengths import required_pages
+from pagedkv.reference.matching import Need, further_stores, lookup_digests, need_of
 from pagedkv.reference.pool import PagePool
-from pagedkv.reference.state import AllocPlan, Hit, Request, State, count_hits
-from pagedkv.reference.tier_names import LowerTier, TierName
-from pagedkv.reference.tiers import Tier
+from pagedkv.reference.state import AllocPlan, Hit, Request, State
+from pagedkv.reference.tier_names import LowerTier
 from pagedkv.reference.transfer import Transfer
 from pagedkv.reference.transfers import issue
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What an allocation would take, worked out without changing anything."""
-
-    hits: tuple[Hit, ...]
-    """The cached prefix that it would use."""
-    kept: int
-    """Leading pages that the request holds and keeps in their places."""
-    moved: int
-    """Pages after them that it keeps, but for tokens after the hit."""
-    fresh: int
-    """Pages to take from the pool."""
-    shared: tuple[int, ...]
-    """Pages of the pool that are hit, or on their way, and only get one more holder."""
-    misses: tuple[tuple[PageKey, MissReason], ...] = ()
-    """The blocks that were looked up and not found, and why."""
-
-    def free_for(self, pool: PagePool) -> int:
-        """Pages that may be taken for it: those it hits are not among them (ALLOC-7)."""
-        return pool.takeable(excluding=self.shared)
 
 
 def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
@@ -72,8 +45,8 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     pool = state.pools[replica_idx]
 
     # MATCH: the longest cached prefix, each block from the fastest tier that holds it
-    digests = _digests(state, request, ctx)
-    need = _need(state, request, ctx, replica_idx, digests)
+    digests = lookup_digests(state, request, ctx)
+    need = need_of(state, request, ctx, replica_idx, digests)
     if need.fresh > need.free_for(pool):
         _refuse(state, ctx, need, pool)
     request.digests = digests
@@ -109,7 +82,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
         AllocPlanned(
             ctx.request_id,
             replica_idx,
-            snapshot(state, ctx, request.digests),
+            state.snapshot(ctx, request.digests),
             plan.pages,
             plan.hit_counts,
             tuple(issued),
@@ -168,217 +141,6 @@ def cancel_alloc(state: State, request_id: Hashable, replica_idx: int) -> None:
     state.emit(AllocCancelled(request_id))
 
 
-def clean(state: State, replica_idx: int, count: int, sparing: Sequence[PageKey] = ()) -> list[str]:
-    """Offload the ``count`` oldest dirty pages that nobody holds, so that they may go (TIER-7).
-
-    A page that finds no slot below is no longer dirty either: its content may be lost, and
-    losing cached content is a miss. Blocks in ``sparing`` are not given up to make a slot.
-    Returns the transfers that were issued.
-    """
-    pool = state.pool(replica_idx)
-    idle = [p for p in pool.idle if p in pool.dirty and p not in pool.pins]
-    return clean_pages(state, replica_idx, idle[:count], sparing)
-
-
-def clean_pages(
-    state: State, replica_idx: int, pages: Sequence[int], sparing: Sequence[PageKey] = ()
-) -> list[str]:
-    """Offload these dirty pages, whoever holds them."""
-    pool = state.pools[replica_idx]
-    if not pages:
-        return []
-    keys = [pool.key_of[page] for page in pages]
-    transfers = state.connector.clean(keys, pages, replica_idx, sparing)
-    moving = {page for transfer in transfers for page in transfer.pages}
-    pool.dirty.difference_update(set(pages) - moving)
-    issued = tuple(issue(state, transfer) for transfer in transfers)
-    state.emit(Cleaned(replica_idx, tuple(pages), issued))
-    return [transfer.transfer for transfer in issued]
-
-
-def page_to_clean(
-    state: State, ctx: Context, replica_idx: int
-) -> tuple[int, tuple[PageKey, ...]] | None:
-    """The next dirty page that stands in the way of ``ctx``, and the blocks that it would hit.
-
-    Pages are cleaned one at a time, because each landing makes room below for the next.
-    """
-    request = state.settled_request(ctx.request_id, replica_idx, "alloc")
-    pool = state.pools[replica_idx]
-    if not pool.dirty:
-        return None
-    need = _need(state, request, ctx, replica_idx, _digests(state, request, ctx))
-    lacking = need.fresh - need.free_for(pool)
-    if not 0 < lacking <= pool.cleanable(excluding=need.shared):
-        return None
-    dirty = (p for p in pool.idle if p in pool.dirty and p not in (*pool.pins, *need.shared))
-    return next(dirty), tuple(hit.key for hit in need.hits)
-
-
-def used_fraction_after(state: State, ctx: Context, replica_idx: int) -> float:
-    """Share of the replica's pages in use if ``ctx`` were allocated now, 0 to 1 (ALLOC-14)."""
-    request = state.settled_request(
-        ctx.request_id, replica_idx, "get_pct_used_blocks_after_allocation"
-    )
-    pool = state.pools[replica_idx]
-    need = _need(state, request, ctx, replica_idx, _digests(state, request, ctx))
-    idle_hits = sum(1 for page in need.shared if page in pool.idle and page not in pool.pins)
-    given_back = len(request.pages) - need.kept - need.moved
-    used = pool.total - pool.num_free + need.fresh + idle_hits - given_back
-    return min(1.0, used / pool.total)
-
-
-def hit_counts(state: State, ctx: Context) -> list[PrefixCacheHits]:
-    """By replica: the cached prefix that ``ctx`` would find there; changes nothing (ALLOC-14)."""
-    stranger = Request(replica=0)
-    digests = _digests(state, stranger, ctx)
-    return [
-        count_hits(_need(state, stranger, ctx, replica, digests).hits)
-        if replica not in state.poisoned
-        else PrefixCacheHits()
-        for replica in range(len(state.pools))
-    ]
-
-
-def snapshot(state: State, ctx: Context, digests: Sequence[bytes]) -> ContextSnapshot:
-    """What an event says of a context (EVENT-2)."""
-    return ContextSnapshot(
-        length=len(ctx.tokens),
-        processed=ctx.tokens.processed_length,
-        position=ctx.tokens.current_position,
-        keys=state.keys(digests),
-        placeholders=ctx.pending_future_count,
-        drafts_to_verify=len(ctx.spec_decoding_state.draft_tokens_to_verify),
-        maybe_accepted_drafts=len(ctx.spec_decoding_state.maybe_accepted_draft_tokens),
-        preempted=ctx.preempted,
-    )
-
-
-def _need(
-    state: State, request: Request, ctx: Context, replica_idx: int, digests: Sequence[bytes]
-) -> Need:
-    """What ``alloc`` would take: nothing if the request's pages suffice (ALLOC-3).
-
-    Otherwise pages for the blocks to load and for the tokens to compute (ALLOC-8).
-    """
-    needed = required_pages(ctx, state.params)
-    if needed <= len(request.pages) or request.dummy:
-        return Need(hits=(), kept=len(request.pages), moved=0, fresh=0, shared=())
-    hits, misses = _match(state, request, ctx, replica_idx, digests)
-    if (request.committed + len(hits)) * state.params.page_size <= ctx.tokens.processed_length:
-        hits = ()
-    kept = request.committed if hits else len(request.pages)
-    moved = min(len(request.pages) - kept, needed - kept - len(hits))
-    shared = tuple(hit.page for hit in hits if hit.page is not None)
-    return Need(hits, kept, moved, needed - kept - moved - len(shared), shared, misses)
-
-
-def _match(
-    state: State, request: Request, ctx: Context, replica_idx: int, digests: Sequence[bytes]
-) -> tuple[tuple[Hit, ...], tuple[tuple[PageKey, MissReason], ...]]:
-    """The contiguous cached run after the committed pages, and the blocks that it lacks.
-
-    Rules ALLOC-4, ALLOC-5, ALLOC-6 and METRIC-6.
-    """
-    keys = state.keys(digests)[request.committed :]
-    if not keys or not state.params.enable_prefix_caching or request.fenced:
-        return (), ()
-    peers = _peer_stores(state, ctx)
-    below = state.connector.lookup(keys, request.avoided, peers)
-    hits: list[Hit] = []
-    for key, tier in zip(keys, below, strict=True):
-        hit = _find(state, replica_idx, key, tier, request.avoided)
-        if hit is None:
-            break
-        hits.append(hit)
-    misses = tuple((key, _why_missing(state, request, key)) for key in keys[len(hits) :])
-    if hits and state.params.speculative_method in ("eagle", "mtp"):
-        # The draft KV of a page's last position depends on the token after the page (DRAFT-1).
-        hits.pop()
-    return tuple(hits), misses
-
-
-def _why_missing(state: State, request: Request, key: PageKey) -> MissReason:
-    """The reason of a miss: what failed this request, or what became of the block (METRIC-6)."""
-    for (_, avoided), reason in request.avoided.items():
-        if avoided == key:
-            return reason
-    return state.fates.of(key)
-
-
-def _note_evicted(state: State, keys: Sequence[PageKey]) -> None:
-    """A block that leaves the device without being anywhere else was evicted, or never stored."""
-    connector = state.connector
-    for key in keys:
-        stored = connector.first is None or connector.holds(key)
-        if stored or state.fates.of(key) == "evicted":
-            state.fates.note([key], "evicted")
-        else:
-            state.fates.note([key], "not_stored")
-
-
-def _find(
-    state: State,
-    replica_idx: int,
-    key: PageKey,
-    below: LowerTier | None,
-    avoided: Mapping[tuple[TierName, PageKey], MissReason],
-) -> Hit | None:
-    """The fastest tier that holds ``key``, seen from a replica (ALLOC-4, ALLOC-6, ALLOC-10)."""
-    pool = state.pools[replica_idx]
-    if key in pool.page_of:
-        return Hit(key, "device", page=pool.page_of[key])
-    if key in pool.loading:
-        load = next(t for t in state.in_flight.values() if _brings(t, replica_idx, key))
-        if (load.source, key) in avoided:
-            return None
-        return Hit(key, load.source, page=pool.loading[key], joined=load.id)
-    if state.params.enable_dp_cross_replica_prefix_copy and ("peer", key) not in avoided:
-        for peer, other in enumerate(state.pools):
-            if peer != replica_idx and key in other.page_of and peer not in state.poisoned:
-                return Hit(key, "peer", peer=peer)
-    return None if below is None else Hit(key, below)
-
-
-def _brings(transfer: Transfer, replica_idx: int, key: PageKey) -> bool:
-    return (
-        transfer.kind == "onload"
-        and transfer.replica == replica_idx
-        and not transfer.fenced
-        and key in transfer.keys
-    )
-
-
-def _digests(state: State, request: Request, ctx: Context) -> list[bytes]:
-    """Digests of the pages that may be hit: at least one active token stays (ALLOC-5)."""
-    if not state.params.enable_prefix_caching or request.dummy or ctx.tokens.active_length == 1:
-        return request.digests[: request.committed]
-    # Ask for it now, however short the request: a missing image hash must not surface in a step.
-    _ = ctx.hash_overrides
-    size = state.params.page_size
-    count = min(identifiable_tokens(ctx), ctx.tokens.current_position - 1) // size
-    return page_digests(
-        ctx,
-        count=max(count, request.committed),
-        page_size=size,
-        algorithm=state.params.kv_hash_algo,
-        seed=state.params.kv_hash_seed,
-        known=request.digests,
-    )
-
-
-def _peer_stores(state: State, ctx: Context) -> list[Tier]:
-    """Other block stores that the request names (STORE-4)."""
-    endpoints = ExternalBlockMetadata.parse(ctx.external_block_metadata).endpoints
-    own = state.connector.tiers.get("store")
-    if own is None:
-        return []
-    return [
-        Tier(None, verifies=True, prefix=own.prefix, blocks=state.media.open_store(endpoint))
-        for endpoint in endpoints
-    ]
-
-
 def _load(
     state: State, ctx: Context, request: Request, hits: Sequence[Hit], pages: Sequence[int]
 ) -> list[IssuedTransfer]:
@@ -398,7 +160,7 @@ def _load(
             pages_of_group = [page for _, page in group]
             try:
                 transfer = state.connector.load(
-                    tier, keys, pages_of_group, request.replica, chain, _peer_stores(state, ctx)
+                    tier, keys, pages_of_group, request.replica, chain, further_stores(state, ctx)
                 )
             except KVLoadRefused:
                 request.failed.add(f"load refused by {tier}")
@@ -481,12 +243,17 @@ def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> No
             **{f"missed_blocks_{why}": n for why, n in Counter(w for _, w in plan.misses).items()},
         )
     if plan.hits:
-        count_computed(state, request, processed)
+        state.count_computed(request, processed)
         again, new = request.count_up_to(plan.processed)
         state.count(cache_tokens=new, preempted_cache_tokens=again)
 
 
-def count_computed(state: State, request: Request, position: int) -> None:
-    """Count the tokens before ``position`` as computed, unless they were counted (METRIC-1)."""
-    again, new = request.count_up_to(position)
-    state.count(input_tokens=new, preempted_input_tokens=again)
+def _note_evicted(state: State, keys: Sequence[PageKey]) -> None:
+    """A block that leaves the device without being anywhere else was evicted, or never stored."""
+    connector = state.connector
+    for key in keys:
+        stored = connector.first is None or connector.holds(key)
+        if stored or state.fates.of(key) == "evicted":
+            state.fates.note([key], "evicted")
+        else:
+            state.fates.note([key], "not_stored")

@@ -3,44 +3,16 @@
 Rules STEP-1 to STEP-6.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
-from pagedkv.reference.allocation import count_computed, snapshot
+from pagedkv.reference.batches import check_batches
 from pagedkv.reference.context import Context
-from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
+from pagedkv.reference.errors import BlocksNotAllocatedError
 from pagedkv.reference.events import IssuedTransfer, Stepped
 from pagedkv.reference.identity import page_digests
 from pagedkv.reference.lengths import ceil_div, written_tokens
 from pagedkv.reference.state import Request, State
 from pagedkv.reference.transfers import issue
-
-
-def check_batches(
-    state: State, batches: Sequence[Sequence[Context]], call: str
-) -> list[tuple[int, Context, Request]]:
-    """Every context of ``batches`` with its replica and request (INPUT-1, INPUT-2).
-
-    Raises:
-        BatchesError: Not one batch per replica, or a request appears twice.
-        UnknownRequestError: A request is not claimed on its batch's replica.
-        AllocPendingError: An allocation still waits for transfers.
-    """
-    if len(batches) != len(state.pools):
-        raise BatchesError(
-            f"{call} got {len(batches)} batch(es) for {len(state.pools)} replica(s): "
-            "pass one batch per replica, an empty one where there is nothing to do"
-        )
-    rows: list[tuple[int, Context, Request]] = []
-    seen: set[Hashable] = set()
-    for replica, batch in enumerate(batches):
-        for ctx in batch:
-            if ctx.request_id in seen:
-                raise BatchesError(
-                    f"{call} got request {ctx.request_id!r} twice: each may appear once"
-                )
-            seen.add(ctx.request_id)
-            rows.append((replica, ctx, state.settled_request(ctx.request_id, replica, call)))
-    return rows
 
 
 def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
@@ -73,7 +45,7 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
             new.append((ctx, request, _digests(state, ctx, request, full)))
 
     for request, position in computed:
-        count_computed(state, request, position)
+        state.count_computed(request, position)
     for ctx, request, digests in new:
         # TAKE: full pages enter the cache, or give way to those that are there
         request.digests = digests
@@ -86,7 +58,7 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
         state.emit(
             Stepped(
                 ctx.request_id,
-                snapshot(state, ctx, digests),
+                state.snapshot(ctx, digests),
                 tuple(request.pages),
                 tuple(issued),
             )

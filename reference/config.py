@@ -10,13 +10,23 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from pagedkv.reference.device import DeviceLike, DeviceRef
 from pagedkv.reference.params import (
@@ -32,6 +42,11 @@ ENVIRONMENT_PREFIX = "PAGEDKV_"
 
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A size in the unit its field names; from 0."""
+
+FILE_FIELDS = {"config_file", "section_name"}
+"""Fields that say where the others come from."""
+
+TOO_DEEP = "nests sections too deeply; a setting is at most one section down"
 
 CACHE_DTYPES = {
     "float32": torch.float32,
@@ -50,7 +65,7 @@ class ConfigFileModel(BaseModel):
     working directory. Environment variables count only through :meth:`from_environment`.
 
     Whatever cannot be used is a ``ValueError`` (pydantic's ``ValidationError``) that names the
-    field, and the file and section if that is where it comes from (CONF-3).
+    field, and the file and section if that is where its value comes from (CONF-3).
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=False)
@@ -86,26 +101,36 @@ class ConfigFileModel(BaseModel):
             layer = cls._merge(layer, {name: value})
         return cls.model_validate(cls._merge(layer, values))
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _load_config_file(cls, data: Any) -> Any:
+    def _load_config_file(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         """Put the file's values below the given ones. ``data`` is whatever pydantic was handed."""
         if isinstance(data, str | Path):
             data = _section_from_text(str(data))
         if not isinstance(data, Mapping):
-            return data
+            return validate(data)
         config_file, section_name = data.get("config_file"), data.get("section_name")
-        if config_file is None:
-            if section_name is not None:
-                raise ValueError(
-                    f"section_name is {section_name!r}, but there is no config_file to read it "
-                    "from; name the file"
-                )
-            return data
-        return cls._merge(cls._read(Path(config_file), section_name), data)
+        if config_file is None and section_name is not None:
+            raise ValueError(
+                f"section_name is {section_name!r}, but there is no config_file to read it "
+                "from; name the file"
+            )
+        # What is no text cannot be looked up; pydantic says so best.
+        if not isinstance(config_file, str) or not isinstance(section_name, str | None):
+            return validate(data)
+        section, place = cls._read(Path(config_file), section_name)
+        try:
+            return validate(cls._merge(section, data))
+        except ValidationError as error:
+            in_file = section | {name: data[name] for name in FILE_FIELDS & data.keys()}
+            reasons = [_reason(details, in_file, place) for details in error.errors()]
+            if not any(reason.startswith(place) for reason in reasons):
+                raise
+            raise ValueError("; ".join(reasons)) from error
 
     @classmethod
-    def _read(cls, path: Path, section_name: str | None) -> dict[str, Any]:
+    def _read(cls, path: Path, section_name: str | None) -> tuple[dict[str, Any], str]:
+        """The settings, and how to name the place that they are from."""
         section = _parse(path)
         place = f"config_file {str(path)!r}"
         if section_name is not None:
@@ -123,15 +148,15 @@ class ConfigFileModel(BaseModel):
             raise ValueError(
                 f"{place} holds {type(section).__name__}, but should hold a mapping of settings"
             )
-        settings = cls.model_fields.keys() - {"config_file", "section_name"}
-        if cls.model_config.get("extra") == "forbid":
-            for name in map(str, section.keys() - settings):
-                close = difflib.get_close_matches(name, settings, n=1) or sorted(settings)
+        settings = cls.model_fields.keys() - FILE_FIELDS
+        for name in section.keys() - settings:
+            if cls.model_config.get("extra") == "forbid" or not isinstance(name, str):
+                close = difflib.get_close_matches(str(name), settings, n=1) or sorted(settings)
                 raise ValueError(
                     f"{place}: field {name!r} is unknown; use {' or '.join(map(repr, close))}, or "
                     "section_name if the settings are in a section of the file"
                 )
-        return section
+        return section, place
 
     @classmethod
     def _merge(cls, lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,7 +320,7 @@ class KVCacheConfig(ConfigFileModel):
             n_kv_heads=n_kv_heads,
             head_dim=head_dim,
             num_layers=num_layers,
-            devices=[DeviceRef.of(device) for device in devices],
+            devices=DeviceRef.all_of(devices),
             enable_prefix_caching=self.enable_prefix_caching,
             kv_connector=self.kv_connector,
             kv_connector_config=connector_config,
@@ -324,6 +349,18 @@ def _section_from_text(value: Any) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{text!r} is not valid JSON: {error}; correct it") from error
+    except RecursionError as error:
+        raise ValueError(f"{reprlib.repr(text)} {TOO_DEEP}") from error
+
+
+# Any: a file's settings are of whatever type.
+def _reason(details: ErrorDetails, in_file: Any, place: str) -> str:
+    """Field, value and reason of one of pydantic's errors; after ``place`` if the file says so."""
+    path, value = details["loc"], details["input"]
+    for key in path:
+        in_file = in_file.get(key) if isinstance(in_file, Mapping) else None
+    field = f"{'.'.join(map(str, path))} is {reprlib.repr(value)}: " if path else ""
+    return f"{f'{place}: ' if in_file == value else ''}{field}{details['msg']}"
 
 
 def _parse(path: Path) -> Any:
@@ -333,6 +370,8 @@ def _parse(path: Path) -> Any:
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         reason = f"cannot be read: {error.strerror}; check the path"
+    except RecursionError:
+        reason = TOO_DEEP
     except (ValueError, yaml.YAMLError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         reason = f"is not valid {kind}: {' '.join(str(error).split())}"

@@ -207,6 +207,9 @@ class TierConnector:
                 tier.reset()
         self.uses.clear()
 
+    def shutdown(self) -> None:
+        """The manager makes no further call; plain data needs no closing."""
+
     def reset_metrics(self) -> None:
         """Set the copy counters to zero."""
         self.copied = KVCacheMetrics()

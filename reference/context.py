@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from pagedkv.reference.param_interface import check_type, whole_number
 from pagedkv.reference.tokens import TokenArray, TokenBuffer, TokenHashOverride
 
 FUTURE_TOKEN = -999
@@ -43,6 +44,11 @@ class ImageMetadata:
     """Hash of the pixels; needed when prefix caching is on."""
 
     def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a span that is none, or a field of the wrong type."""
+        whole_number("start_idx", self.start_idx)
+        whole_number("end_idx", self.end_idx)
+        if self.image_hash is not None:
+            whole_number("image_hash", self.image_hash)
         if not 0 <= self.start_idx < self.end_idx:
             raise ValueError(
                 f"image spans [{self.start_idx}, {self.end_idx}): it must start at 0 or later and "
@@ -215,14 +221,34 @@ class TextContext:
     """Trailing placeholders for tokens that are not known yet."""
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise ValueError(f"max_length is {self.max_length}; it must be at least 1")
+        self.max_length = whole_number("max_length", self.max_length, 1)
+        check_type("tokens", self.tokens, TokenBuffer, "wrap an int64 array in a TokenBuffer")
+        check_type("request_id", self.request_id, str, "use text, or leave it out for a fresh one")
+        for name in ("cache_salt", "adapter"):
+            check_type(name, getattr(self, name), str | None, "use text, or None")
         if len(self.tokens) > self.max_length:
             raise ValueError(
                 f"the prompt has {len(self.tokens)} tokens, max_length is {self.max_length}: "
                 "raise max_length or shorten the prompt"
             )
         ExternalBlockMetadata.parse(self.external_block_metadata)
+        self._check_hash_overrides()
+
+    def _check_hash_overrides(self) -> None:
+        for i, override in enumerate(self.token_hash_overrides):
+            name = f"token_hash_overrides[{i}]"
+            check_type(name, override, TokenHashOverride, "use TokenHashOverride(position, hash)")
+            self._check_in_prompt(name, override.token_idx)
+        for i, image in enumerate(self.images):
+            check_type(f"images[{i}]", image, ImageMetadata, "use ImageMetadata(start, end, hash)")
+            self._check_in_prompt(f"images[{i}]", image.end_idx - 1)
+
+    def _check_in_prompt(self, name: str, position: int) -> None:
+        if position >= self.prompt_length:
+            raise ValueError(
+                f"{name} reaches token {position}, but the prompt has {self.prompt_length} tokens; "
+                "count positions from 0, over the placeholders of the content"
+            )
 
     def __len__(self) -> int:
         """Number of tokens, placeholders included."""

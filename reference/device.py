@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, TypeVarTuple
 
@@ -43,11 +43,11 @@ class DeviceRef:
     """Index among the devices of this kind."""
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for an unknown kind or a negative id."""
+        """Raises ``ValueError`` for an unknown kind, or an id that is no number from 0."""
         if self.kind not in ("cpu", "gpu"):
             raise ValueError(f"device kind is {self.kind!r}; use 'cpu' or 'gpu'")
-        if self.id < 0:
-            raise ValueError(f"device id is {self.id}; use 0 or more")
+        if not isinstance(self.id, int) or isinstance(self.id, bool) or self.id < 0:
+            raise ValueError(f"device id is {self.id!r}; use a whole number from 0")
 
     @staticmethod
     def CPU(id: int = 0) -> DeviceRef:
@@ -76,6 +76,21 @@ class DeviceRef:
         if parsed is None or parsed.type not in ("cpu", "cuda"):
             raise ValueError(f"device is {name!r}; use 'cpu' or 'gpu', or with an index 'gpu:1'")
         return DeviceRef("cpu" if parsed.type == "cpu" else "gpu", parsed.index or 0)
+
+    @staticmethod
+    def all_of(devices: Sequence[DeviceLike]) -> tuple[DeviceRef, ...]:
+        """The references that ``devices`` stand for, in their order.
+
+        Raises:
+            ValueError: There are none, one of them is neither a CPU nor a GPU, or ``devices`` is
+                a single device and no list.
+        """
+        if isinstance(devices, str) or not isinstance(devices, Iterable):
+            raise ValueError(f"devices is {devices!r}; give a list, such as [DeviceRef.CPU()]")
+        refs = tuple(DeviceRef.of(device) for device in devices)
+        if not refs:
+            raise ValueError("devices is empty; give at least one, such as DeviceRef.CPU()")
+        return refs
 
     def is_cpu(self) -> bool:
         """Whether this is host memory."""
@@ -117,12 +132,10 @@ class InferenceSession:
         """Hold ``devices``; streams are made when they are first needed.
 
         Raises:
-            ValueError: No device is given.
+            ValueError: No device is given, or no list of them.
             DeviceUnavailableError: This machine lacks one of them.
         """
-        if not devices:
-            raise ValueError("devices is empty; give at least one, such as DeviceRef.CPU()")
-        self.devices = tuple(DeviceRef.of(device) for device in devices)
+        self.devices = DeviceRef.all_of(devices)
         """One entry per shard, in the order of the parameters' ``devices``."""
         for device in self.devices:
             device.to_device()
@@ -134,9 +147,9 @@ class InferenceSession:
         Raises:
             ValueError: There is no such entry.
         """
-        if not 0 <= device_idx < len(self.devices):
+        if not isinstance(device_idx, int) or not 0 <= device_idx < len(self.devices):
             raise ValueError(
-                f"device_idx is {device_idx}, but the session has {len(self.devices)} device(s): "
+                f"device_idx is {device_idx!r}, but the session has {len(self.devices)} device(s): "
                 f"use 0 to {len(self.devices) - 1}"
             )
         device = self.devices[device_idx]

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
+from numbers import Integral
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
-from pagedkv.reference.tensor_types import Buffer, BufferType, TensorType
+from pagedkv.reference.tensor_types import Buffer, BufferType, SymbolicType, TensorType
+
+INT32_MAX = 2**31 - 1
+"""Most that a length or a page id may be: forwards take them as int32."""
 
 TensorT = TypeVar("TensorT", TensorType, torch.Tensor)
 BufferT = TypeVar("BufferT", BufferType, torch.Tensor)
@@ -22,7 +26,7 @@ BufferT = TypeVar("BufferT", BufferType, torch.Tensor)
 
 @dataclass(frozen=True)
 class BatchCharacteristics:
-    """Upper bounds of a batch's shape: what a captured graph was prepared for."""
+    """Upper bounds of a batch's shape: what a captured graph was prepared for. They fit int32."""
 
     batch_size: int
     """Requests in the batch."""
@@ -32,10 +36,14 @@ class BatchCharacteristics:
     """Most tokens of one request that are in the cache once the forward has run."""
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for a negative bound."""
+        """Raises ``ValueError`` for a bound that is no whole number of int32, or negative."""
         for field in fields(self):
-            if getattr(self, field.name) < 0:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; use 0 or more")
+            bound = getattr(self, field.name)
+            whole = isinstance(bound, Integral) and not isinstance(bound, bool)
+            if not whole or not 0 <= bound <= INT32_MAX:
+                raise ValueError(
+                    f"{field.name} is {bound!r}; use a whole number from 0 to {INT32_MAX:,}"
+                )
 
     def check_covers(self, actual: BatchCharacteristics) -> None:
         """Raise ``ValueError``, naming the bound, where ``actual`` exceeds one of these."""
@@ -62,6 +70,9 @@ class KVCacheAssignments:
     """Most tokens of one request that are in the cache, ``[1]`` int32 on the CPU."""
     batch_characteristics: BatchCharacteristics
     """The batch's shape, or the bounds that were asked for in its place."""
+
+    def __repr__(self) -> str:
+        return f"KVCacheAssignments({_brief_fields(self)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +112,9 @@ class KVCacheInputsPerDevice(Generic[TensorT, BufferT]):
 
     def _present(self) -> list[str]:
         return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+    def __repr__(self) -> str:
+        return f"KVCacheInputsPerDevice({_brief_fields(self)})"
 
 
 @runtime_checkable
@@ -148,3 +162,19 @@ class MultiKVCacheInputs(KVCacheInputsInterface[TensorT, BufferT]):
         return MultiKVCacheInputs(
             {name: child.unflatten(it) for name, child in self.children.items()}
         )
+
+
+def _brief_fields(inputs: KVCacheAssignments | KVCacheInputsPerDevice[TensorT, BufferT]) -> str:
+    """Every field by name; of tensors, only what is in one line."""
+    return ", ".join(f"{f.name}={_brief(getattr(inputs, f.name))}" for f in fields(inputs))
+
+
+def _brief(value: object) -> str:
+    """Dtype and shape of a tensor, real or symbolic, or of each one in a list."""
+    match value:
+        case torch.Tensor() | SymbolicType():
+            return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        case list() | tuple():
+            return f"[{', '.join(map(_brief, value))}]"
+        case _:
+            return repr(value)

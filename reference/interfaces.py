@@ -192,7 +192,7 @@ class KVConnector(Protocol[TransferT]):
     def offload(
         self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, *, new: int
     ) -> list[TransferT]:
-        """Offer a committed chain, root first, whose last ``new`` blocks are offered first."""
+        """Offer a committed chain, root first; its last ``new`` blocks were not offered before."""
         ...
 
     def unsaved(self, keys: Sequence[PageKey]) -> Sequence[PageKey]:
@@ -248,4 +248,8 @@ class KVConnector(Protocol[TransferT]):
 
     def reset_metrics(self) -> None:
         """Set the counters to zero."""
+        ...
+
+    def shutdown(self) -> None:
+        """The manager makes no further call."""
         ...

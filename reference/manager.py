@@ -9,25 +9,31 @@ the end of the call that issued it, and then this is a plain synchronous manager
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pagedkv.reference import allocation, commit, invariants, runtime, tier_setup, transfers
+from pagedkv.reference import (
+    allocation,
+    cleaning,
+    commit,
+    invariants,
+    matching,
+    requests,
+    reset,
+    runtime,
+    tier_setup,
+    transfers,
+)
 from pagedkv.reference.buffers import KVCacheBufferInterface
 from pagedkv.reference.config import TierOptions
 from pagedkv.reference.context import Context
 from pagedkv.reference.device import InferenceSession
 from pagedkv.reference.errors import (
-    AlreadyClaimedError,
     BatchesError,
     KVLoadFailed,
     ManagerClosedError,
 )
 from pagedkv.reference.events import (
-    Claimed,
     Closed,
     DiskOpened,
     MetricsReset,
-    PrefixCacheReset,
-    Released,
-    ReplicaPoisoned,
     Tracer,
     WriteBudgetRenewed,
 )
@@ -39,7 +45,7 @@ from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.params import KVCacheParamInterface
 from pagedkv.reference.pool import PagePool, PoolStatistics
 from pagedkv.reference.sizing import check_host_memory
-from pagedkv.reference.state import AllocPlan, Request, State
+from pagedkv.reference.state import AllocPlan, State
 from pagedkv.reference.tensor_types import Buffer
 from pagedkv.reference.tier_names import FailReason, LowerTier
 from pagedkv.reference.transfer import Transfer
@@ -139,7 +145,7 @@ class PagedKVCacheManager:
             ReplicaIndexError: There is no such replica.
         """
         with self._operation():
-            self._claim(request_id, Request(replica_idx))
+            requests.claim(self._state, request_id, replica_idx)
 
     def alloc_dummy(self, request_id: Hashable, replica_idx: int) -> None:
         """Claim a request and map it to the null page, to pad a batch (CLAIM-4).
@@ -147,9 +153,7 @@ class PagedKVCacheManager:
         Raises: as :meth:`claim`.
         """
         with self._operation():
-            self._state.check_works(replica_idx)
-            null_page = self._state.pools[replica_idx].null_page
-            self._claim(request_id, Request(replica_idx, pages=[null_page], dummy=True))
+            requests.claim(self._state, request_id, replica_idx, dummy=True)
 
     def contains(self, request_id: Hashable, replica_idx: int) -> bool:
         """Whether the request is claimed on that replica."""
@@ -170,17 +174,7 @@ class PagedKVCacheManager:
         still uses stay pinned until it settles (REL-3).
         """
         with self._operation():
-            # CHECK
-            request = self._state.request(request_id, replica_idx)
-            if request.plan is not None:
-                allocation.cancel_alloc(self._state, request_id, replica_idx)
-            # TAKE
-            if not request.dummy:
-                for page in reversed(request.pages):
-                    self._state.pools[replica_idx].release(page)
-            del self._state.requests[request_id]
-            # RECORD
-            self._state.emit(Released(request_id))
+            requests.release(self._state, request_id, replica_idx)
 
     # --- allocation -------------------------------------------------------------------------
 
@@ -197,9 +191,9 @@ class PagedKVCacheManager:
         with self._operation():
             state = self._state
             while True:
-                while found := allocation.page_to_clean(state, data, replica_idx):
+                while found := cleaning.page_to_clean(state, data, replica_idx):
                     page, hit_keys = found
-                    self._land(allocation.clean_pages(state, replica_idx, [page], hit_keys))
+                    self._land(cleaning.clean_pages(state, replica_idx, [page], hit_keys))
                 plan = allocation.begin_alloc(state, data, replica_idx)
                 self._land(plan.transfers)
                 try:
@@ -232,7 +226,7 @@ class PagedKVCacheManager:
     def clean(self, replica_idx: int, count: int) -> list[str]:
         """Offload the oldest dirty pages under ``write_back``; the transfers' ids (TIER-7)."""
         with self._operation():
-            return allocation.clean(self._state, replica_idx, count)
+            return cleaning.clean(self._state, replica_idx, count)
 
     @contextmanager
     def reserve(self, replica_batches: Sequence[Sequence[Context]]) -> Iterator[None]:
@@ -356,12 +350,7 @@ class PagedKVCacheManager:
     def poison(self, replica_idx: int, reason: str) -> None:
         """The device of a replica has failed: it takes no more work (FAIL-2)."""
         with self._operation():
-            self._state.pool(replica_idx)
-            self._state.poisoned[replica_idx] = reason
-            self._state.emit(ReplicaPoisoned(replica_idx, reason))
-            for transfer in list(self._state.in_flight.values()):
-                if replica_idx in (transfer.replica, transfer.source_replica):
-                    transfers.fail(self._state, transfer.id, "unavailable")
+            transfers.poison(self._state, replica_idx, reason)
 
     def poll_transfers(self) -> None:
         """Nothing to do here: transfers land by themselves, or through :meth:`land`."""
@@ -390,12 +379,12 @@ class PagedKVCacheManager:
     def get_prefix_cache_hit_counts(self, ctx: Context) -> list[PrefixCacheHits]:
         """By replica: the cached prefix that ``ctx`` would find, claimed or not (ALLOC-14)."""
         with self._operation():
-            return allocation.hit_counts(self._state, ctx)
+            return matching.hit_counts(self._state, ctx)
 
     def get_pct_used_blocks_after_allocation(self, ctx: Context, replica_idx: int) -> float:
         """Share of the replica's pages in use if ``ctx`` were allocated now, 0 to 1 (ALLOC-14)."""
         with self._operation():
-            return allocation.used_fraction_after(self._state, ctx, replica_idx)
+            return matching.used_fraction_after(self._state, ctx, replica_idx)
 
     def num_free_blocks(self, replica_idx: int = 0) -> int:
         """Pages of the replica that nobody holds or pins; cached ones count."""
@@ -469,28 +458,19 @@ class PagedKVCacheManager:
         become visible when it lands.
         """
         with self._operation():
-            state = self._state
-            for pool in state.pools:
-                state.fates.note(pool.page_of, "other_namespace")
-                pool.reset()
-            state.fates.note(state.connector.found_keys(), "other_namespace")
-            prefix = tier_setup.store_prefix(self.params, state.media, reset=True)
-            state.connector.reset_prefix_cache(prefix)
-            transfers.fence(state)
-            for request in state.requests.values():
-                request.fenced = bool(request.pages or request.plan)
-            state.emit(PrefixCacheReset())
+            reset.reset_prefix_cache(self._state)
 
     def shutdown(self) -> None:
         """Write what was accepted, then refuse every further call (CLOSE-1); twice is harmless."""
         if self._state.closed:
             return
         transfers.land_all(self._state)
+        # One page at a time: each that lands makes room below for the next.
         for replica, pool in enumerate(self._state.pools):
             while pool.dirty:
-                # One at a time: each that lands makes room below for the next.
-                allocation.clean_pages(self._state, replica, [min(pool.dirty)])
+                cleaning.clean_pages(self._state, replica, [min(pool.dirty)])
                 transfers.land_all(self._state)
+        self._state.connector.shutdown()
         self._state.emit(Closed())
         self._state.closed = True
 
@@ -508,14 +488,6 @@ class PagedKVCacheManager:
                 transfers.land_all(self._state)
             if self._checks:
                 invariants.check(self._state)
-
-    def _claim(self, request_id: Hashable, request: Request) -> None:
-        self._state.check_works(request.replica)
-        known = self._state.requests.get(request_id)
-        if known is not None:
-            raise AlreadyClaimedError(request_id, request.replica, known.replica)
-        self._state.requests[request_id] = request
-        self._state.emit(Claimed(request_id, request.replica, request.dummy))
 
     def _land(self, transfer_ids: Iterable[str]) -> None:
         for transfer_id in transfer_ids:

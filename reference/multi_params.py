@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pagedkv.reference.buffers import KVCacheBufferInterface, MultiKVCacheBuffer
 from pagedkv.reference.device import DeviceRef
 from pagedkv.reference.inputs import KVCacheAssignments, MultiKVCacheInputs
-from pagedkv.reference.params import (
-    LAYOUT_FORMAT,
+from pagedkv.reference.param_interface import (
     DeduplicationPolicy,
     HashAlgorithm,
     KVCacheParamInterface,
     KVConnectorType,
     SpeculativeMethod,
-    fingerprint_of,
+    check_params,
+    check_type,
 )
+from pagedkv.reference.params import LAYOUT_FORMAT, fingerprint_of
 from pagedkv.reference.tensor_types import Buffer, BufferType, TensorType
 
 if TYPE_CHECKING:
@@ -94,9 +95,7 @@ class MultiKVCacheParams(KVCacheParamInterface):
             ValueError: There are none, two have the same name, or they differ in a field that
                 they must share; the message names the field and the values.
         """
-        children = (*params, *named.values())
-        if not children:
-            raise ValueError("params is empty; give at least one cache's parameters")
+        children = _checked((*params, *named.values()))
         return cls(
             params=children,
             names=(*_default_names(len(params)), *named),
@@ -110,10 +109,10 @@ class MultiKVCacheParams(KVCacheParamInterface):
             ValueError: There are no children, their names cannot be, or a field differs between
                 them or from what is declared here.
         """
-        children = tuple(self.params)
-        if not children:
-            raise ValueError("params is empty; give at least one cache's parameters")
+        children = _checked(self.params)
         names = tuple(self.names) or _default_names(len(children))
+        for name in names:
+            check_type("names", name, str, "give every cache a text of its own")
         if len(set(names)) != len(children) or any("." in name for name in names):
             raise ValueError(
                 f"names is {list(names)} for {len(children)} cache(s); give each a name of its "
@@ -126,11 +125,11 @@ class MultiKVCacheParams(KVCacheParamInterface):
         for name in (*_DECLARED, *_INHERITED):
             values = {child: getattr(params, name) for child, params in self.children.items()}
             shared = getattr(self, name)
-            if any(value != shared for value in values.values()):
-                found = ", ".join(f"{child} has {value!r}" for child, value in values.items())
+            if any(not _mean_the_same(value, shared) for value in values.values()):
+                found = ", ".join(f"{child} has {_shown(value)}" for child, value in values.items())
                 raise ValueError(
-                    f"{name} must be {shared!r} in every cache, but {found}; give all of them the "
-                    "same, and leave the aggregate's fields to from_params()"
+                    f"{name} must be {_shown(shared)} in every cache, but {found}; give all of "
+                    "them the same, and leave the aggregate's fields to from_params()"
                 )
 
     @property
@@ -217,3 +216,23 @@ class MultiKVCacheParams(KVCacheParamInterface):
 
 def _default_names(count: int) -> tuple[str, ...]:
     return tuple(f"cache_{i}" for i in range(count))
+
+
+def _checked(params: Iterable[KVCacheParamInterface]) -> tuple[KVCacheParamInterface, ...]:
+    check_type("params", params, Iterable, "give a list of caches' parameters")
+    children = tuple(params)
+    if not children:
+        raise ValueError("params is empty; give at least one cache's parameters")
+    for i, child in enumerate(children):
+        check_params(f"params[{i}]", child)
+    return children
+
+
+def _mean_the_same(one: object, other: object) -> bool:
+    no_connector = (None, KVConnectorType.null)
+    return one == other or (one in no_connector and other in no_connector)
+
+
+def _shown(value: object) -> str:
+    """``value`` for a message: bytes are the hash seed, a secret."""
+    return "a secret" if isinstance(value, bytes) else repr(value)

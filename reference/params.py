@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from enum import StrEnum
 from math import prod
-from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
@@ -17,24 +16,34 @@ from pagedkv.reference.device import DeviceRef
 from pagedkv.reference.inputs import (
     KVCacheAssignments,
     KVCacheInputs,
-    KVCacheInputsInterface,
     KVCacheInputsPerDevice,
+)
+from pagedkv.reference.param_interface import (
+    DeduplicationPolicy,
+    HashAlgorithm,
+    KVCacheParamInterface,
+    KVConnectorType,
+    SpeculativeMethod,
+    check_real_number,
+    check_type,
+    whole_number,
 )
 from pagedkv.reference.tensor_types import Buffer, BufferType, Dim, DType, TensorType
 
 if TYPE_CHECKING:
     from pagedkv.reference.config import KVConnectorConfig
 
-SpeculativeMethod = Literal["standalone", "eagle", "mtp", "dflash"]
-"""How draft tokens are made: by a model of its own, by heads on the target (``eagle``, ``mtp``),
-or as a whole block in one forward (``dflash``)."""
-
-HashAlgorithm = Literal["sha256", "xxh3_128", "sha256_64"]
-"""What identifies a page: the safe default, the fast choice, and one for 64-bit wire formats."""
-
-DeduplicationPolicy = Literal["swap", "keep"]
-"""What ``step`` does with a page whose content is already cached: swap in the cached page, or
-keep the request's own so that page tables only ever grow."""
+__all__ = [
+    "LAYOUT_FORMAT",
+    "DeduplicationPolicy",
+    "HashAlgorithm",
+    "KVCacheParamInterface",
+    "KVCacheParams",
+    "KVCacheQuantizationConfig",
+    "KVConnectorType",
+    "SpeculativeMethod",
+    "fingerprint_of",
+]
 
 LAYOUT_FORMAT = 1
 """Version of the page layout, and of what a layout fingerprint covers."""
@@ -48,19 +57,6 @@ _DTYPE_SHORTHANDS = {
 }
 
 
-class KVConnectorType(StrEnum):
-    """What lies below the device tier."""
-
-    null = "null"
-    """Nothing: pages live on the device only."""
-    local = "local"
-    """Host memory. Needs prefix caching and ``host_kvcache_swap_space_gb``."""
-    tiered = "tiered"
-    """Host memory, then disk. Needs what ``local`` needs, and ``disk_offload_dir``."""
-    dkv = "dkv"
-    """A distributed block store. Needs prefix caching and ``block_store_endpoint``."""
-
-
 @dataclass(frozen=True)
 class KVCacheQuantizationConfig:
     """Scales that are stored next to FP8 values."""
@@ -72,131 +68,11 @@ class KVCacheQuantizationConfig:
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` for a scale that is no float, or a granularity below 1."""
+        remedy = "use a floating-point type such as torch.float32"
+        check_type("scale_dtype", self.scale_dtype, torch.dtype, remedy)
         if not self.scale_dtype.is_floating_point:
-            raise ValueError(
-                f"scale_dtype is {self.scale_dtype}; use a floating-point type such as "
-                "torch.float32"
-            )
-        _check_positive_int("quantization_granularity", self.quantization_granularity)
-
-
-@runtime_checkable
-class KVCacheParamInterface(Protocol):
-    """Parameters of one cache, or of several that page the same sequences."""
-
-    page_size: int
-    """Tokens per page."""
-    data_parallel_degree: int
-    """Replicas, each with a pool of its own."""
-    n_devices: int
-    """Number of devices."""
-    devices: Sequence[DeviceRef]
-    """All devices, replica-major: the shards of replica 0, then of replica 1, ..."""
-    enable_prefix_caching: bool
-    """Whether requests reuse the pages of a common prefix."""
-    enable_dp_cross_replica_prefix_copy: bool
-    """Whether a hit on another replica is copied from device to device."""
-    kv_connector: KVConnectorType | None
-    """What lies below the device tier; None means the same as ``null``."""
-    kv_connector_config: KVConnectorConfig | None
-    """Settings of the lower tiers."""
-    host_kvcache_swap_space_gb: float | None
-    """Size of the host tier in GiB."""
-    speculative_method: SpeculativeMethod | None
-    """How draft tokens are made; None without speculation."""
-    num_draft_tokens: int
-    """Draft tokens per speculative iteration."""
-    kv_hash_algo: HashAlgorithm
-    """What identifies a page."""
-    kv_hash_seed: bytes | None
-    """Root of every hash chain: 32 bytes, or None for a root that everybody shares."""
-    deduplication: DeduplicationPolicy
-    """What ``step`` does with a page whose content is already cached."""
-
-    @property
-    def tensor_parallel_degree(self) -> int:
-        """Shards per replica (PARAM-1)."""
-        return self.n_devices // self.data_parallel_degree
-
-    @property
-    def devices_per_replica(self) -> list[Sequence[DeviceRef]]:
-        """The shards' devices, one group per replica, in the order given (PARAM-1)."""
-        shards = self.tensor_parallel_degree
-        return [self.devices[i : i + shards] for i in range(0, self.n_devices, shards)]
-
-    @property
-    def num_draft_tokens_per_step(self) -> int:
-        """Draft tokens that one draft forward writes: all of them for ``dflash``, otherwise 1."""
-        return self.num_draft_tokens if self.speculative_method == "dflash" else 1
-
-    @property
-    def replicates_kv_across_tp(self) -> bool:
-        """Whether every device of a replica holds identical KV state."""
-        ...
-
-    @property
-    def bytes_per_block(self) -> int:
-        """Device memory of one page, in bytes: all shards of a replica, scales included."""
-        ...
-
-    @property
-    def bytes_per_offloaded_block(self) -> int:
-        """What one page takes in a lower tier, in bytes: replicated content is stored once."""
-        ...
-
-    def get_symbolic_inputs(
-        self, prefix: str = ""
-    ) -> KVCacheInputsInterface[TensorType, BufferType]:
-        """The types of the runtime inputs; ``prefix`` starts the name of every dimension."""
-        ...
-
-    def flattened_kv_inputs(self) -> list[TensorType | BufferType]:
-        """The types of the runtime inputs in one flat list."""
-        return self.get_symbolic_inputs().flatten()
-
-    def unflatten_kv_inputs(self, it: Iterator[Buffer]) -> KVCacheInputsInterface[Buffer, Buffer]:
-        """Rebuild the runtime inputs from their flat list.
-
-        Raises:
-            ValueError: ``it`` ends too early.
-        """
-        return self.get_symbolic_inputs().unflatten(it)
-
-    def allocate_buffers(self, total_num_pages: int) -> Sequence[KVCacheBufferInterface]:
-        """Zeroed device memory, one entry per replica. The caller owns it.
-
-        Args:
-            total_num_pages: Pages per replica, with the null page among them if there is to be one.
-
-        Raises:
-            ValueError: ``total_num_pages`` is below 1.
-            DeviceUnavailableError: This machine lacks one of the devices.
-        """
-        ...
-
-    def build_runtime_inputs(
-        self,
-        assignments: Sequence[KVCacheAssignments],
-        buffers: Sequence[KVCacheBufferInterface],
-    ) -> KVCacheInputsInterface[Buffer, Buffer]:
-        """The inputs of one forward over all replicas. Nothing is copied.
-
-        Args:
-            assignments: Pages of each replica's batch.
-            buffers: Each replica's memory, as :meth:`allocate_buffers` gave it.
-
-        Raises:
-            ValueError: There is not one of each per replica, or not one per shard in them.
-        """
-        ...
-
-    def layout_fingerprint(self) -> str:
-        """Digest of everything that decides what the bytes of a page mean, 64 hex digits.
-
-        Pages may move between processes whose fingerprints are equal. Replicas share pages, so
-        neither their number nor the devices' names are part of it.
-        """
-        ...
+            raise ValueError(f"scale_dtype is {self.scale_dtype}; {remedy}")
+        _set_whole_numbers(self, 1, "quantization_granularity")
 
 
 @dataclass(frozen=True)
@@ -218,7 +94,7 @@ class KVCacheParams(KVCacheParamInterface):
     kv_connector: KVConnectorType | None = None
     """What lies below the device tier; None means the same as ``null``."""
     kv_connector_config: KVConnectorConfig | None = field(default=None, hash=False)
-    """Settings of the lower tiers."""
+    """Settings of the lower tiers; a mapping is converted."""
     host_kvcache_swap_space_gb: float | None = None
     """Size of the host tier in GiB; needed with ``local`` and ``tiered``."""
     page_size: int = 128
@@ -239,8 +115,9 @@ class KVCacheParams(KVCacheParamInterface):
     """Whether a hit on another replica is copied from device to device."""
     kv_hash_algo: HashAlgorithm = "sha256"
     """What identifies a page."""
-    kv_hash_seed: bytes | None = None
-    """Root of every hash chain: 32 bytes, or None for a root that everybody shares."""
+    kv_hash_seed: bytes | None = field(default=None, repr=False)
+    """Root of every hash chain: 32 bytes that nothing prints, for they are a secret between
+    processes; None for a root that everybody shares."""
     deduplication: DeduplicationPolicy = "swap"
     """What ``step`` does with a page whose content is already cached."""
     n_devices: int = field(init=False, repr=False)
@@ -252,23 +129,34 @@ class KVCacheParams(KVCacheParamInterface):
         Raises:
             ValueError: A field cannot be, or does not go with the others; nothing is guessed.
         """
-        devices = tuple(DeviceRef.of(device) for device in self.devices)
+        devices = DeviceRef.all_of(self.devices)
         object.__setattr__(self, "devices", devices)
         object.__setattr__(self, "n_devices", len(devices))
         if self.kv_connector is not None:
             _check_choice("kv_connector", self.kv_connector, list(KVConnectorType))
             object.__setattr__(self, "kv_connector", KVConnectorType(self.kv_connector))
+        self._check_kinds()
         self._check_sizes()
         self._check_heads()
         self._check_connector()
         self._check_speculation()
         self._check_identity()
 
+    def _check_kinds(self) -> None:
+        check_type("dtype", self.dtype, torch.dtype, "use a torch type such as torch.bfloat16")
+        for name in ("enable_prefix_caching", "is_mla", "enable_dp_cross_replica_prefix_copy"):
+            check_type(name, getattr(self, name), bool, "use True or False")
+        check_type(
+            "kvcache_quant_config",
+            self.kvcache_quant_config,
+            KVCacheQuantizationConfig | None,
+            "use a KVCacheQuantizationConfig, or None",
+        )
+
     def _check_sizes(self) -> None:
-        for name in ("n_kv_heads", "head_dim", "num_layers", "page_size", "data_parallel_degree"):
-            _check_positive_int(name, getattr(self, name))
-        if not self.devices:
-            raise ValueError("devices is empty; give at least one, such as DeviceRef.CPU()")
+        _set_whole_numbers(
+            self, 1, "n_kv_heads", "head_dim", "num_layers", "page_size", "data_parallel_degree"
+        )
         if self.n_devices % self.data_parallel_degree:
             raise ValueError(
                 f"data_parallel_degree is {self.data_parallel_degree}, which does not divide the "
@@ -284,7 +172,7 @@ class KVCacheParams(KVCacheParamInterface):
 
     def _check_heads(self) -> None:
         if self.num_q_heads is not None:
-            _check_positive_int("num_q_heads", self.num_q_heads)
+            _set_whole_numbers(self, 1, "num_q_heads")
         if self.is_mla and self.num_q_heads is None:
             raise ValueError("num_q_heads is None; with is_mla give the number of query heads")
         name, heads = (
@@ -299,8 +187,11 @@ class KVCacheParams(KVCacheParamInterface):
 
     def _check_connector(self) -> None:
         size = self.host_kvcache_swap_space_gb
-        if size is not None and not 0 <= size < float("inf"):
-            raise ValueError(f"host_kvcache_swap_space_gb is {size}; use a size in GiB from 0")
+        if size is not None:
+            check_real_number("host_kvcache_swap_space_gb", size, "use a size in GiB from 0")
+            if not 0 <= size < float("inf"):
+                raise ValueError(f"host_kvcache_swap_space_gb is {size}; use a size in GiB from 0")
+        self._check_connector_config()
         if self.kv_connector in (None, KVConnectorType.null):
             return
         name = f"kv_connector {self.kv_connector.value!r}"
@@ -320,14 +211,25 @@ class KVCacheParams(KVCacheParamInterface):
                 f"kv_connector_config=KVConnectorConfig({needed}=...)"
             )
 
+    def _check_connector_config(self) -> None:
+        # Configurations build parameters, so their module can be imported only when it is needed.
+        from pagedkv.reference.config import KVConnectorConfig, TierOptions
+
+        config = self.kv_connector_config
+        if isinstance(config, Mapping):
+            config = KVConnectorConfig.model_validate(config)
+            object.__setattr__(self, "kv_connector_config", config)
+        remedy = "use a KVConnectorConfig, a mapping of its fields, or None"
+        check_type("kv_connector_config", config, KVConnectorConfig | None, remedy)
+        TierOptions.from_connector_config(config)
+
     def _check_speculation(self) -> None:
         if self.speculative_method is not None:
             _check_choice(
                 "speculative_method", self.speculative_method, get_args(SpeculativeMethod)
             )
         # A method with no drafts is a deployment that has drafting switched off.
-        if self.num_draft_tokens < 0:
-            raise ValueError(f"num_draft_tokens is {self.num_draft_tokens}; use 0 or more")
+        _set_whole_numbers(self, 0, "num_draft_tokens")
         if self.num_draft_tokens and self.speculative_method is None:
             raise ValueError(
                 f"num_draft_tokens is {self.num_draft_tokens} without a speculative_method; name "
@@ -339,10 +241,9 @@ class KVCacheParams(KVCacheParamInterface):
         _check_choice("deduplication", self.deduplication, get_args(DeduplicationPolicy))
         seed = self.kv_hash_seed
         if seed is not None and not (isinstance(seed, bytes) and len(seed) == 32):
-            # A seed is a secret between processes, so the message does not repeat it.
+            length = f" of length {len(seed)}" if isinstance(seed, Sized) else ""
             raise ValueError(
-                f"kv_hash_seed is {type(seed).__name__} of length {len(seed)}; give 32 bytes, or "
-                "None"
+                f"kv_hash_seed is {type(seed).__name__}{length}; give 32 bytes, or None"
             )
 
     @property
@@ -469,7 +370,7 @@ class KVCacheParams(KVCacheParamInterface):
 
     def allocate_buffers(self, total_num_pages: int) -> list[KVCacheBuffer]:
         """Zeroed device memory, one entry per replica. The caller owns it."""
-        _check_positive_int("total_num_pages", total_num_pages)
+        total_num_pages = whole_number("total_num_pages", total_num_pages, 1)
         # All devices are looked up before the first byte is taken.
         devices_of = [[ref.to_device() for ref in group] for group in self.devices_per_replica]
 
@@ -561,9 +462,10 @@ def fingerprint_of(layout: dict[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_positive_int(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; use a whole number from 1")
+def _set_whole_numbers(params: object, least: int, *names: str) -> None:
+    """Check these fields of a frozen dataclass, and make plain ``int`` of them."""
+    for name in names:
+        object.__setattr__(params, name, whole_number(name, getattr(params, name), least))
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pagedkv.reference.allocation import snapshot
-from pagedkv.reference.commit import check_batches
+from pagedkv.reference.batches import check_batches
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
 from pagedkv.reference.events import InputsBuilt
@@ -79,7 +78,7 @@ def assignments(
 
     # RECORD
     ids = tuple(tuple(ctx.request_id for ctx in batch) for batch in batches)
-    contexts = tuple(tuple(snapshot(state, ctx, ()) for ctx in batch) for batch in batches)
+    contexts = tuple(tuple(state.snapshot(ctx, ()) for ctx in batch) for batch in batches)
     state.emit(InputsBuilt(ids, contexts, max_cache_length, bounds))
     return result
 

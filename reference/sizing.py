@@ -10,7 +10,13 @@ import logging
 import psutil
 
 from pagedkv.reference.errors import PagedKVError
-from pagedkv.reference.params import KVCacheParamInterface, KVConnectorType
+from pagedkv.reference.param_interface import (
+    KVCacheParamInterface,
+    KVConnectorType,
+    check_params,
+    check_real_number,
+    whole_number,
+)
 
 GiB = 2**30
 """Unit of host sizes, in bytes (SIZE-2)."""
@@ -56,14 +62,15 @@ def available_cache_memory(
         device_memory_utilization: Share of the free memory to use, above 0 and up to 1.
 
     Raises:
-        ValueError: The share is out of range.
+        ValueError: The share is out of range, or a number is none.
         InsufficientMemoryError: The weights alone do not fit.
     """
+    free_bytes = whole_number("free_bytes", free_bytes, 0)
+    weights_bytes = whole_number("weights_bytes", weights_bytes, 0)
+    remedy = "use a fraction above 0 and up to 1"
+    check_real_number("device_memory_utilization", device_memory_utilization, remedy)
     if not 0 < device_memory_utilization <= 1:
-        raise ValueError(
-            f"device_memory_utilization is {device_memory_utilization}; use a fraction above 0 "
-            "and up to 1"
-        )
+        raise ValueError(f"device_memory_utilization is {device_memory_utilization}; {remedy}")
     usable = round(free_bytes * device_memory_utilization)
     if weights_bytes > usable:
         raise InsufficientMemoryError(
@@ -80,7 +87,11 @@ def spec_decode_cache_slack(params: KVCacheParamInterface) -> int:
 
     They follow from the length rule: the last drafts all accepted, the ones to verify next, the
     ones written meanwhile, one slot for block drafts, and one placeholder.
+
+    Raises:
+        ValueError: ``params`` are no cache's parameters.
     """
+    check_params("params", params)
     if params.speculative_method is None:
         return 0
     block = 1 if params.speculative_method == "dflash" else 0
@@ -109,13 +120,15 @@ def compute_num_device_blocks(
             error; otherwise it is a logged warning.
 
     Raises:
-        ValueError: A bound is below 1.
+        ValueError: A bound is below 1, or an argument of the wrong type.
         InsufficientMemoryError: Not even one page fits beside the null page, or a request of
             ``max_seq_len`` does not though it was required to.
     """
+    check_params("params", params)
+    available_cache_memory = whole_number("available_cache_memory", available_cache_memory, 0)
     for name, bound in (("max_batch_size", max_batch_size), ("max_seq_len", max_seq_len)):
-        if bound is not None and bound < 1:
-            raise ValueError(f"{name} is {bound}; use 1 or more, or None for no bound")
+        if bound is not None:
+            whole_number(name, bound, 1)
     memory_per_replica = available_cache_memory // params.data_parallel_degree
     num_blocks = memory_per_replica // params.bytes_per_block - 1
     remedy = "raise device_memory_utilization, or use more devices"
@@ -190,11 +203,11 @@ def compute_num_host_blocks(params: KVCacheParamInterface, total_num_host_pages:
 
     Raises:
         ValueError: Host pages are asked for without a connector that has a host tier, or fewer
-            than 0.
+            than 0, or an argument is of the wrong type.
         InsufficientMemoryError: Not even one page fits ``host_kvcache_swap_space_gb``.
     """
-    if total_num_host_pages < 0:
-        raise ValueError(f"total_num_host_pages is {total_num_host_pages}; use 0 or more")
+    check_params("params", params)
+    total_num_host_pages = whole_number("total_num_host_pages", total_num_host_pages, 0)
     if total_num_host_pages > 0:
         if params.kv_connector in (None, KVConnectorType.null):
             raise ValueError(
@@ -213,8 +226,10 @@ def compute_num_disk_blocks(params: KVCacheParamInterface) -> int:
     ``tiered`` has a disk tier; ``dkv`` has one only where ``disk_offload_dir`` asks for it.
 
     Raises:
+        ValueError: ``params`` are no cache's parameters.
         InsufficientMemoryError: Not even one page fits ``disk_offload_max_gb``.
     """
+    check_params("params", params)
     config = params.kv_connector_config
     if params.kv_connector not in (KVConnectorType.tiered, KVConnectorType.dkv):
         return 0

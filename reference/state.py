@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 from pagedkv.reference.buffers import KVCacheMemory
 from pagedkv.reference.connector import TierConnector
+from pagedkv.reference.context import Context
 from pagedkv.reference.errors import (
     AllocPendingError,
     ReplicaIndexError,
     ReplicaPoisonedError,
     UnknownRequestError,
 )
-from pagedkv.reference.events import Event, Tracer
+from pagedkv.reference.events import ContextSnapshot, Event, Tracer
 from pagedkv.reference.fates import Fates, MissReason
 from pagedkv.reference.identity import PageKey, page_key
 from pagedkv.reference.media import Media
@@ -190,6 +191,24 @@ class State:
     def keys(self, digests: Sequence[bytes]) -> tuple[PageKey, ...]:
         """The keys of pages with these digests."""
         return tuple(page_key(d, self.params.kv_hash_algo) for d in digests)
+
+    def snapshot(self, ctx: Context, digests: Sequence[bytes]) -> ContextSnapshot:
+        """What an event says of a context (EVENT-2)."""
+        return ContextSnapshot(
+            length=len(ctx.tokens),
+            processed=ctx.tokens.processed_length,
+            position=ctx.tokens.current_position,
+            keys=self.keys(digests),
+            placeholders=ctx.pending_future_count,
+            drafts_to_verify=len(ctx.spec_decoding_state.draft_tokens_to_verify),
+            maybe_accepted_drafts=len(ctx.spec_decoding_state.maybe_accepted_draft_tokens),
+            preempted=ctx.preempted,
+        )
+
+    def count_computed(self, request: Request, position: int) -> None:
+        """Count the tokens before ``position`` as computed, unless they were counted (METRIC-1)."""
+        again, new = request.count_up_to(position)
+        self.count(input_tokens=new, preempted_input_tokens=again)
 
     def count(self, **counts: int) -> None:
         """Add to the counters."""

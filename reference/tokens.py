@@ -6,6 +6,8 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from pagedkv.reference.param_interface import check_type, whole_number
+
 TokenArray = npt.NDArray[np.int64]
 """A one-dimensional int64 array of token ids."""
 
@@ -26,15 +28,17 @@ class TokenHashOverride:
     """What the hash was taken of, for example ``"image"``; part of the identity."""
 
     def __post_init__(self) -> None:
-        if self.token_idx < 0:
-            raise ValueError(f"token_idx is {self.token_idx}; positions count from 0")
+        """Raises ``ValueError`` for a negative position, or a field of the wrong type."""
+        whole_number("token_idx", self.token_idx, 0)
+        whole_number("token_hash", self.token_hash)
+        check_type("source", self.source, str, "name what the hash was taken of, as text")
 
 
 class TokenBuffer:
     """Prompt and generated tokens of a request, with the active window of the next forward.
 
     ``[0, processed_length)`` is computed, ``[processed_length, current_position)`` is active,
-    and what follows waits for a later chunk. At least one token is active at all times.
+    and what follows waits for a later chunk. At least one token is active at all times (LEN-5).
 
     Source: the surface is that of MAX's token buffer.
 
@@ -42,10 +46,12 @@ class TokenBuffer:
         array: The prompt, ``[prompt_length]`` int64, not empty. The buffer keeps a copy.
 
     Raises:
-        ValueError: The array has another shape or dtype, or is empty.
+        ValueError: It is no array, has another shape or dtype, or is empty.
     """
 
     def __init__(self, array: TokenArray) -> None:
+        remedy = "give a numpy array: np.array(..., dtype=np.int64)"
+        check_type("tokens", array, np.ndarray, remedy)
         if array.ndim != 1:
             raise ValueError(f"tokens must be one-dimensional, got shape {array.shape}")
         if array.dtype != np.int64:
@@ -129,8 +135,9 @@ class TokenBuffer:
         """Move the start of the window forward over ``n`` tokens whose KV is already there.
 
         Raises:
-            ValueError: ``n`` is negative, or no active token would stay.
+            ValueError: ``n`` is negative or no whole number, or no active token would stay.
         """
+        n = whole_number("n", n)
         if not 0 <= n < self.active_length:
             raise ValueError(
                 f"cannot skip {n} of {self.active_length} active tokens: n must be at least 0 and "
@@ -142,8 +149,9 @@ class TokenBuffer:
         """Move the start of the window back over ``n`` tokens, to be processed again.
 
         Raises:
-            ValueError: ``n`` is negative or larger than ``processed_length``.
+            ValueError: ``n`` is negative, no whole number, or larger than ``processed_length``.
         """
+        n = whole_number("n", n)
         if not 0 <= n <= self._processed:
             raise ValueError(
                 f"cannot rewind {n} tokens: n must be between 0 and the {self._processed} processed"
@@ -154,8 +162,9 @@ class TokenBuffer:
         """Let the next forward process only the first ``n`` active tokens (chunked prefill).
 
         Raises:
-            ValueError: ``n`` is not between 1 and ``active_length - 1``.
+            ValueError: ``n`` is no whole number between 1 and ``active_length - 1``.
         """
+        n = whole_number("n", n)
         if not 0 < n < self.active_length:
             raise ValueError(
                 f"chunk size is {n}; with {self.active_length} active tokens it must be between 1 "
@@ -177,8 +186,10 @@ class TokenBuffer:
         """Count the window as processed, and add ``token`` as the one active token.
 
         Raises:
-            ValueError: The buffer is chunked: prompt tokens still wait.
+            ValueError: The buffer is chunked: prompt tokens still wait. Or ``token`` is no whole
+                number.
         """
+        token = whole_number("token", token)
         if self.actively_chunked:
             raise ValueError("cannot add a token to a chunked buffer: advance_chunk() first")
         if self._length == len(self._storage):
@@ -191,8 +202,11 @@ class TokenBuffer:
         """Replace the token ``offset_from_end`` places before the end; 1 is the last one.
 
         Raises:
-            ValueError: The offset is not between 1 and ``len(self)``.
+            ValueError: The offset is not between 1 and ``len(self)``, or one of the two is no
+                whole number.
         """
+        offset_from_end = whole_number("offset_from_end", offset_from_end)
+        token = whole_number("token", token)
         if not 1 <= offset_from_end <= self._length:
             raise ValueError(
                 f"offset_from_end is {offset_from_end}; it must be between 1 and {self._length}"
@@ -207,8 +221,11 @@ class TokenBuffer:
         """Make all tokens an unprocessed prompt, less some at the end.
 
         Raises:
-            ValueError: No token would stay.
+            ValueError: No token would stay, or the number is negative or not whole.
         """
+        num_trailing_tokens_to_delete = whole_number(
+            "num_trailing_tokens_to_delete", num_trailing_tokens_to_delete
+        )
         if not 0 <= num_trailing_tokens_to_delete < self._length:
             raise ValueError(
                 f"cannot delete {num_trailing_tokens_to_delete} of {self._length} tokens: "

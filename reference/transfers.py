@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pagedkv.reference.connector import gives_up
 from pagedkv.reference.errors import UnknownTransferError
-from pagedkv.reference.events import IssuedTransfer, TransferFailed, TransferLanded
+from pagedkv.reference.events import IssuedTransfer, ReplicaPoisoned, TransferFailed, TransferLanded
 from pagedkv.reference.fates import MissReason
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.page_bytes import copy_page
@@ -106,10 +106,14 @@ def land_all(state: State) -> None:
         land(state, next(iter(state.in_flight)))
 
 
-def fence(state: State) -> None:
-    """Nothing that is in flight now becomes visible when it lands (RESET-2)."""
-    for transfer in state.in_flight.values():
-        transfer.fenced = True
+def poison(state: State, replica_idx: int, reason: str) -> None:
+    """The device of a replica has failed: its transfers fail, it takes no more work (FAIL-2)."""
+    state.pool(replica_idx)
+    state.poisoned[replica_idx] = reason
+    state.emit(ReplicaPoisoned(replica_idx, reason))
+    for transfer in list(state.in_flight.values()):
+        if replica_idx in (transfer.replica, transfer.source_replica):
+            fail(state, transfer.id, "unavailable")
 
 
 def _find(state: State, transfer_id: str) -> Transfer:

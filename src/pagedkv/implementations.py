@@ -24,19 +24,21 @@ def resolve_implementation(name: str) -> ManagerFactory:
     """
     if name == "reference":
         return reference_manager
-    module_name, separator, factory_name = name.partition(":")
-    if not (module_name and separator and factory_name):
+    module_name, _, factory_name = name.partition(":")
+    if not (module_name and factory_name) or module_name.startswith("."):
         raise UnknownImplementationError(
             f"{name!r} is no implementation: use 'reference' or 'package.module:factory'"
         )
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+        factory = getattr(module, factory_name, None)
+    except (Exception, SystemExit) as error:
+        remedy = "install it, or add its folder to PYTHONPATH"
         raise UnknownImplementationError(
-            f"{name!r}: module {module_name!r} cannot be imported ({error}); "
-            "install it, or add its folder to PYTHONPATH"
+            f"{name!r}: module {module_name!r} cannot be imported "
+            f"({type(error).__name__}: {error}); "
+            + (remedy if isinstance(error, ModuleNotFoundError) else "correct the module")
         ) from error
-    factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise UnknownImplementationError(
             f"{name!r}: module {module_name!r} has no function {factory_name!r}"

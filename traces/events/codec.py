@@ -7,10 +7,10 @@ hexadecimal, and fields that have their default value are left out::
 """
 
 import re
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -29,36 +29,26 @@ KINDS = {name: kind for kind, name in NAMES.items()}
 _CONFIG = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex", extra="forbid", frozen=True)
 
 
-# Any: a default may be of any type.
-def _default(field: "Field[Any]") -> Any:
-    return ... if field.default is MISSING else field.default
-
-
 def _line_model(kind: type[Event]) -> type[BaseModel]:
     """The model of one kind's lines: the event's fields, after its number and name."""
     hints = get_type_hints(kind)
     # Any: pydantic takes a type and a default for each field, which no type of ours describes.
     definitions: dict[str, Any] = {
         "seq": (Annotated[int, pydantic.Field(ge=0)], ...),
-        "event": (Literal[NAMES[kind]], ...),  # type: ignore[valid-type]
+        "event": (Literal.__getitem__(NAMES[kind]), ...),
     }
     for field in fields(kind):
-        text = field.name in ("request_id", "batches")
-        hint = _AS_TEXT[field.name] if text else hints[field.name]
-        definitions[field.name] = (hint, _default(field))
+        hint = _AS_TEXT.get(field.name, hints[field.name])
+        definitions[field.name] = (hint, ... if field.default is MISSING else field.default)
     return pydantic.create_model(f"{kind.__name__}Line", __config__=_CONFIG, **definitions)
 
 
 # Request ids may be any hashable value; in a file they are text.
 _AS_TEXT: dict[str, object] = {"request_id": str, "batches": tuple[tuple[str, ...], ...]}
 _LINES = {kind: _line_model(kind) for kind in NAMES}
-_ANY_LINE: TypeAdapter[BaseModel] = TypeAdapter(
-    Annotated[
-        # A union made at run time is no type to a checker.
-        cast(Any, reduce(or_, _LINES.values())),
-        pydantic.Field(discriminator="event"),
-    ]
-)
+# Any: a union that is made at run time is no type to a checker.
+_LINE_TYPE: Any = Annotated[reduce(or_, _LINES.values()), pydantic.Field(discriminator="event")]
+_ANY_LINE: TypeAdapter[Any] = TypeAdapter(_LINE_TYPE)
 
 
 def encode(seq: int, event: Event) -> bytes:
@@ -96,10 +86,8 @@ def decode(text: str) -> tuple[int, Event]:
             field=".".join(place),
             value=first["input"],
         ) from None
-    # Every line model has these two fields.
-    seq, name = cast(Any, line).seq, cast(Any, line).event
-    kind = KINDS[name]
-    return seq, kind(**{f.name: getattr(line, f.name) for f in fields(kind)})
+    kind = KINDS[line.event]
+    return line.seq, kind(**{f.name: getattr(line, f.name) for f in fields(kind)})
 
 
 def _text(request_id: object) -> str:

@@ -74,5 +74,5 @@ def _parse_header(text: str) -> EventTraceHeader:
             ) from None
         raise UnknownFormatError(
             f"does not begin with the header of an event trace ({place or 'line'}: {first['msg']})",
-            remedy="record it with `pagedkv replay --record`, or see docs/event-traces.md",
+            remedy="see docs/event-traces.md",
         ) from None

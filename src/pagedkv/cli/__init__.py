@@ -1,5 +1,5 @@
 """The command line: ``pagedkv replay``, ``pagedkv trace``, ``pagedkv demo``."""
 
-from pagedkv.cli.app import main
+from pagedkv.cli.entry import main
 
 __all__ = ["main"]

@@ -4,14 +4,14 @@ import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from pagedkv import __version__
 from pagedkv.cli.demo import demo
 from pagedkv.cli.errors import CommandError
-from pagedkv.cli.output import STDOUT
+from pagedkv.cli.output import STDOUT, complain
 from pagedkv.cli.replay import replay_command
 from pagedkv.cli.trace import trace_app
 from pagedkv.traces.errors import TraceError
@@ -22,12 +22,10 @@ BAD_INPUT = 2
 OUTPUT_CLOSED = 1
 """Exit status if nobody reads stdout any more; typer's own, which it chooses for long outputs."""
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells expect it."""
-
 app = typer.Typer(
     help="A tiered, paged KV cache manager for LLM serving, and the workloads to try it on.",
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help cuts long option names on narrow terminals
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("replay")(replay_command)
@@ -35,54 +33,62 @@ app.add_typer(trace_app, name="trace")
 app.command("demo")(demo)
 
 
-@app.callback(invoke_without_command=True)
-def _pagedkv(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def print_version(wanted: bool) -> None:
+    """Print the version and end, if that is wanted."""
+    if wanted:
         typer.echo(f"pagedkv {__version__}")
-    elif context.invoked_subcommand is None:
-        raise CommandError("which command? 'pagedkv --help' lists them")
+        raise typer.Exit
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line on ``arguments``, by default the process's own, and exit.
+@app.callback()
+def _pagedkv(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of ``pagedkv`` itself; typer shows the app's help, not this line."""
 
-    The exit status is 0 on success, 2 for bad input of any kind, 130 after Ctrl-C. Other
-    exceptions are bugs, here or in the implementation under replay, and keep their traceback.
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit status; complaints are one line on stderr.
+
+    Raises:
+        Exception: A bug of this package.
     """
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _run(arguments: list[str]) -> int:
     try:
         status = typer.main.get_command(app).main(
             with_json_target(arguments or ["--help"]), prog_name="pagedkv", standalone_mode=False
         )
         sys.stdout.flush()
         return int(status or 0)
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep Python from complaining at exit, too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        discard_stdout()
         return OUTPUT_CLOSED
-    except (TraceError, CommandError) as error:
-        return _complain(str(error), BAD_INPUT)
+    except CommandError as error:
+        complain(str(error))
+        return error.status
+    except TraceError as error:
+        complain(str(error))
     except OSError as error:
-        return _complain(f"{error.filename or 'a file'}: {error.strerror}", BAD_INPUT)
+        # What replaces or reads a file says its name; without one, it is the table or the JSON.
+        if error.filename is None:
+            discard_stdout()
+        complain(f"{error.filename or 'stdout'}: {error.strerror}")
     except Exception as error:
         # typer's complaints about options have no public base class; they are known by this.
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise
-        return _complain(format_message(), BAD_INPUT)
+        complain(format_message())
+    return BAD_INPUT
 
 
-def _complain(message: str, status: int) -> int:
-    print(f"pagedkv: {' '.join(message.split())}", file=sys.stderr)
-    return status
+def discard_stdout() -> None:
+    """Keep Python from trying once more, at exit, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def with_json_target(arguments: Sequence[str]) -> list[str]:

@@ -8,17 +8,17 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich import get_console
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pagedkv.cli.errors import CommandError
-from pagedkv.cli.options import MOST, JsonOption
-from pagedkv.cli.output import emit, number, progress_bar, warn
+from pagedkv.cli.options import JsonOption, LimitOption, keep_json_off
+from pagedkv.cli.output import emit, number, printable, progress_bar, terminal, warn
 from pagedkv.cli.replay import checked
 from pagedkv.implementations import reference_manager
 from pagedkv.traces.capacity import demand_of
+from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.reader import Workload
 from pagedkv.traces.replay_report import ReplayReport
 from pagedkv.traces.replay_setup import ReplaySetup
@@ -38,7 +38,7 @@ BAR_WIDTH = 24
 """Columns of a hit rate of 100 %."""
 
 ROOM_FOR_BARS = 76
-"""Columns of a terminal from which on bars are drawn."""
+"""Columns of a terminal from which on bars are drawn, if it has the characters."""
 
 BAR = {"device": ("█", "cyan"), "host": ("▒", "green"), "disk": ("░", "yellow")}
 """How the share of each tier is drawn."""
@@ -60,10 +60,7 @@ class Run:
 
 
 def demo(
-    requests: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST, metavar="N", help="Replay only the first N requests."),
-    ] = None,
+    requests: LimitOption = None,
     workload: Annotated[
         Path,
         typer.Option(metavar="FILE", help="A trace in any known format.", show_default="shipped"),
@@ -71,6 +68,7 @@ def demo(
     json: JsonOption = None,
 ) -> None:
     """Replay a workload over several capacities and tiers, and explain what that shows."""
+    keep_json_off(json, "--workload", workload)
     trace = Workload(workload)
     summary = summarise(trace, limit=requests)
     if summary.pages_referenced == 0:
@@ -109,7 +107,8 @@ def demo(
             for run in runs
         ],
     }
-    wide = get_console().width >= ROOM_FOR_BARS
+    screen = terminal()
+    wide = screen.width >= ROOM_FOR_BARS and screen.encoding.startswith("utf")
     emit(result, demo_page(trace, summary, runs, wide=wide), json)
 
 
@@ -118,7 +117,7 @@ def setups_for(
 ) -> Iterator[ReplaySetup]:
     """The sizes to try: device pools alone, from small to unbounded, then tiers behind one."""
     page_size = summary.page_size
-    largest = -(-summary.input_tokens.max // page_size)
+    largest = ceil_div(summary.input_tokens.max, page_size)
 
     def pages(share: float) -> int:
         return max(1, round_up(share * summary.distinct_pages))
@@ -134,15 +133,15 @@ def setups_for(
 def round_up(value: float) -> int:
     """The next number with two significant digits, which is easier to read."""
     unit = int(10 ** max(0, len(str(int(value))) - 2))
-    return -(-int(value) // unit) * unit
+    return ceil_div(int(value), unit) * unit
 
 
 def demo_page(trace: Workload, summary: Summary, runs: list[Run], *, wide: bool) -> RenderableType:
     """The table of all runs, with bars if there is room, and what a reader sees in it."""
     title = (
-        f"{trace.path.name}: {number(summary.requests)} requests, "
+        f"{printable(trace.path.name)}: {number(summary.requests)} requests\n"
         f"{number(summary.pages_referenced)} prompt pages of {summary.page_size} tokens, "
-        f"{number(summary.distinct_pages)} of them different"
+        f"{number(summary.distinct_pages)} different"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("device\npages", "host\npages", "disk\npages"):
@@ -154,8 +153,8 @@ def demo_page(trace: Workload, summary: Summary, runs: list[Run], *, wide: bool)
     for run in runs:
         table.add_row(
             number(run.setup.total_num_pages),
-            number(run.setup.total_num_host_pages) if run.setup.total_num_host_pages else "–",
-            number(run.setup.total_num_disk_pages) if run.setup.total_num_disk_pages else "–",
+            number(run.setup.total_num_host_pages) if run.setup.total_num_host_pages else "-",
+            number(run.setup.total_num_disk_pages) if run.setup.total_num_disk_pages else "-",
             f"{run.hit_rate:.1%}",
             number(run.report.evictions),
             *([bar(run.report)] if wide else []),

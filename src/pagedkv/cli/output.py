@@ -17,27 +17,59 @@ STDOUT = "-"
 
 def emit(result: Mapping[str, object], table: RenderableType, json_to: str | None) -> None:
     """Show a result as a table, as JSON, or as both if the JSON goes to a file."""
-    text = json.dumps(result, indent=2) + "\n"
+    write_json(result, json_to)
+    if json_to != STDOUT:
+        screen = terminal()
+        with screen.capture() as capture:
+            screen.print(table)
+        # rich fills every line up to the width of its table
+        sys.stdout.writelines(line.rstrip() + "\n" for line in capture.get().split("\n")[:-1])
+
+
+def write_json(result: Mapping[str, object], json_to: str | None) -> None:
+    """Write a result as JSON to a file or to stdout, if anywhere.
+
+    Raises:
+        ValueError: A number is not finite, which JSON cannot say.
+        OSError: The file cannot be written.
+    """
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if json_to == STDOUT:
         sys.stdout.write(text)
-        return
-    if json_to is not None:
+    elif json_to is not None:
         with replace_file(Path(json_to)) as file:
             file.write(text.encode())
-    Console().print(table)
 
 
 def warn(warnings: Iterable[str]) -> None:
     """Tell people about oddities, on stderr."""
     for warning in warnings:
-        print(f"pagedkv: warning: {warning}", file=sys.stderr)
+        complain(f"warning: {warning}")
+
+
+def complain(message: str) -> None:
+    """Tell people what is wrong, in one line on stderr."""
+    print(f"pagedkv: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, which could rewrite what a terminal shows."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def terminal(*, stderr: bool = False) -> Console:
+    """Where to print; square brackets and colons are text, since traces may hold any."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def progress_bar() -> Progress:
     """A progress bar on stderr, which shows on a terminal only and leaves nothing behind."""
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -49,7 +81,9 @@ def progress_bar() -> Progress:
 
 def fact_table(title: str) -> Table:
     """An empty table of facts: a name, a number, a remark."""
-    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+    table = Table(
+        title=printable(title), title_justify="left", box=None, show_header=False, pad_edge=False
+    )
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")

@@ -1,5 +1,6 @@
 """``pagedkv replay``: a workload on an implementation."""
 
+import traceback
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -10,12 +11,23 @@ import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from pagedkv.cli.errors import CommandError
-from pagedkv.cli.options import MOST, BlockSizeOption, FormatOption, JsonOption, TraceArgument
+from pagedkv.cli.errors import CommandError, ImplementationFailedError
+from pagedkv.cli.options import (
+    MOST,
+    BlockSizeOption,
+    FormatOption,
+    JsonOption,
+    LimitOption,
+    PageSizeOption,
+    TraceArgument,
+    between,
+    keep_json_off,
+)
 from pagedkv.cli.output import emit, fact_table, number, progress_bar, share, warn
 from pagedkv.implementations import UnknownImplementationError, resolve_implementation
 from pagedkv.traces.capacity import demand_of
 from pagedkv.traces.errors import UnreadableTraceError
+from pagedkv.traces.manager_call import ManagerCallError
 from pagedkv.traces.reader import Workload
 from pagedkv.traces.replay_report import ReplayReport
 from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
@@ -47,12 +59,7 @@ def replay_command(
     impl: Annotated[
         str, typer.Option(metavar="NAME", help="'reference', or 'package.module:factory'.")
     ] = "reference",
-    page_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MOST, metavar="TOKENS", help="By default the block size of the trace."
-        ),
-    ] = None,
+    page_size: PageSizeOption = None,
     pages: Annotated[
         str,
         typer.Option(
@@ -62,22 +69,26 @@ def replay_command(
         ),
     ] = UNBOUNDED,
     host_pages: Annotated[
-        int, typer.Option(min=0, max=MOST, metavar="N", help="Pages of the host tier; 0 for none.")
+        int,
+        typer.Option(
+            parser=between(0, MOST), metavar="N", help="Pages of the host tier; 0 for none."
+        ),
     ] = 0,
     disk_pages: Annotated[
         int,
         typer.Option(
-            min=0,
-            max=MOST,
+            parser=between(0, MOST),
             metavar="N",
             help="Pages of the disk tier, behind a host tier; 0 for none.",
         ),
     ] = 0,
     replicas: Annotated[
-        int, typer.Option(min=1, max=1024, metavar="N", help="Data-parallel replicas.")
+        int,
+        typer.Option(parser=between(1, 1024), metavar="N", help="Data-parallel replicas."),
     ] = 1,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=MOST, metavar="N", help="Most requests in flight.")
+        int,
+        typer.Option(parser=between(1, MOST), metavar="N", help="Most requests in flight."),
     ] = 1,
     decode: Annotated[
         bool,
@@ -88,18 +99,20 @@ def replay_command(
     runtime_inputs: Annotated[
         bool, typer.Option("--runtime-inputs", help="Also ask for the inputs of every forward.")
     ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST, metavar="N", help="Replay only the first N requests."),
-    ] = None,
+    limit: LimitOption = None,
     format: FormatOption = None,
     block_size: BlockSizeOption = None,
     json: JsonOption = None,
+    show_traceback: Annotated[
+        bool,
+        typer.Option("--traceback", help="If the implementation fails, show where it does."),
+    ] = False,
 ) -> None:
     """Replay a workload: which pages hit, in which tier, and how long the calls take.
 
     Requests are admitted in file order, as soon as there is room; arrival times play no part.
     """
+    keep_json_off(json, "TRACE", trace)
     if disk_pages and not host_pages:
         raise typer.BadParameter(
             "a disk tier needs a host tier in front of it; give --host-pages, too.",
@@ -131,14 +144,23 @@ def replay_command(
         from pagedkv.traces.replay import ReplayOptions, replay
 
         task = progress.add_task(f"replaying on {impl}", total=demand.requests)
-        report = replay(
-            islice(workload, limit),
-            workload.header.block_size,
-            checked(impl, factory),
-            setup,
-            ReplayOptions(concurrency, decode, runtime_inputs),
-            on_request_done=lambda: progress.advance(task),
-        )
+        try:
+            report = replay(
+                islice(workload, limit),
+                workload.header.block_size,
+                checked(impl, factory),
+                setup,
+                ReplayOptions(concurrency, decode, runtime_inputs),
+                on_request_done=lambda: progress.advance(task),
+            )
+        except (CommandError, ManagerCallError) as error:
+            if show_traceback and error.__cause__ is not None:
+                traceback.print_exception(error.__cause__)
+            if isinstance(error, CommandError):
+                raise
+            raise ImplementationFailedError(
+                f"--impl {impl}: {error} (--traceback shows where)"
+            ) from error
     warnings = workload.oddities.texts()
     warn(warnings)
     parameters = {
@@ -171,12 +193,12 @@ def checked(impl: str, factory: ManagerFactory) -> ManagerFactory:
     def build(setup: ReplaySetup) -> "SyncKVCacheManager":
         try:
             manager = factory(setup)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CommandError(
                 f"--impl {impl} cannot build a manager of this size: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        missing = [name for name in REQUIRED_METHODS if not hasattr(manager, name)]
+        missing = [name for name in REQUIRED_METHODS if not callable(getattr(manager, name, None))]
         if missing:
             raise CommandError(
                 f"--impl {impl} built a {type(manager).__name__}, which lacks what a replay "
@@ -206,9 +228,8 @@ def replay_table(title: str, setup: ReplaySetup, report: ReplayReport) -> Render
             facts.add_row(f"    {tier}", number(hits), share(hits, report.pages_referenced))
     facts.add_row("prompt tokens", number(report.tokens_total))
     facts.add_row("  hit", number(report.tokens_hit), share(report.tokens_hit, report.tokens_total))
-    facts.add_row(
-        "evictions", number(report.evictions), f"of {number(setup.total_num_pages)} device pages"
-    )
+    facts.add_row("evictions", number(report.evictions), "cached device pages given up")
+    facts.add_row("device pages", number(setup.total_num_pages), "per replica")
     facts.add_row("seconds", f"{report.seconds:.2f}")
 
     calls = Table(box=None, pad_edge=False, header_style="bold")

@@ -1,8 +1,10 @@
 """``pagedkv trace``: look at workloads, check, convert and make them."""
 
+import reprlib
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +17,22 @@ from pagedkv.cli.options import (
     BlockSizeOption,
     FormatOption,
     JsonOption,
+    PageSizeOption,
     TraceArgument,
+    between,
+    keep_json_off,
     one_of,
 )
-from pagedkv.cli.output import STDOUT, emit, fact_table, number, warn
+from pagedkv.cli.output import (
+    STDOUT,
+    complain,
+    emit,
+    fact_table,
+    number,
+    printable,
+    warn,
+    write_json,
+)
 from pagedkv.traces.arrivals import ARRIVALS
 from pagedkv.traces.errors import TraceError
 from pagedkv.traces.generator import GeneratorParameters, generate
@@ -27,10 +41,12 @@ from pagedkv.traces.reader import Workload
 from pagedkv.traces.scenario import MIX, SCENARIOS
 from pagedkv.traces.summary import Lengths, Summary, summarise
 from pagedkv.traces.validator import ValidationReport, validate
-from pagedkv.traces.workload import WorkloadHeader, WorkloadRequest
+from pagedkv.traces.workload import MAX_TOKENS, WorkloadHeader, WorkloadRequest
 from pagedkv.traces.writer import write_lines, write_workload
 
-trace_app = typer.Typer(help="Look at workloads, check, convert and generate them.")
+trace_app = typer.Typer(
+    rich_markup_mode=None, help="Look at workloads, check, convert and generate them."
+)
 
 OutputArgument = Annotated[
     str,
@@ -47,17 +63,13 @@ def _trace(context: typer.Context) -> None:
 @trace_app.command()
 def info(
     trace: TraceArgument,
-    page_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=MOST, metavar="TOKENS", help="By default the block size of the trace."
-        ),
-    ] = None,
+    page_size: PageSizeOption = None,
     format: FormatOption = None,
     block_size: BlockSizeOption = None,
     json: JsonOption = None,
 ) -> None:
     """Say what a workload looks like, and how much of it any prefix cache could hit."""
+    keep_json_off(json, "TRACE", trace)
     workload = Workload(trace, format=format, block_size=block_size)
     summary = summarise(workload, page_size)
     warnings = workload.oddities.texts()
@@ -76,11 +88,11 @@ def info(
 
 def _info_table(workload: Workload, summary: Summary) -> Table:
     table = fact_table(workload.path.name)
-    table.add_row("format", workload.format.name, workload.header.origin or "")
+    table.add_row("format", workload.format.name, printable(workload.header.origin or ""))
     table.add_row("block size", number(workload.header.block_size), "tokens per hash id")
     table.add_row("requests", number(summary.requests))
     for kind, count in summary.types.items():
-        table.add_row(f"  {kind}", number(count))
+        table.add_row(f"  {printable(kind)}", number(count))
     if summary.sessions:
         table.add_row("sessions", number(summary.sessions))
     table.add_row("duration", f"{summary.duration_s:,.0f} s")
@@ -106,7 +118,8 @@ def _spread(lengths: Lengths) -> str:
 def validate_command(
     trace: TraceArgument,
     max_errors: Annotated[
-        int, typer.Option(min=1, max=MOST, metavar="N", help="Stop after this many errors.")
+        int,
+        typer.Option(parser=between(1, MOST), metavar="N", help="Stop after this many errors."),
     ] = 20,
     format: FormatOption = None,
     block_size: BlockSizeOption = None,
@@ -116,6 +129,7 @@ def validate_command(
 
     The exit status is 0 if the file can be used as it is, 2 otherwise.
     """
+    keep_json_off(json, "TRACE", trace)
     report = ValidationReport()
     try:
         workload = Workload(trace, format=format, block_size=block_size)
@@ -140,7 +154,7 @@ def validate_command(
     emit(result, table, json)
     warn(report.warnings)
     for problem in report.errors:
-        print(f"pagedkv: {problem}", file=sys.stderr)
+        complain(str(problem))
     if not report.ok:
         raise typer.Exit(2)
 
@@ -150,10 +164,19 @@ def _error_record(error: TraceError) -> dict[str, object]:
         "kind": type(error).__name__,
         "line": error.line,
         "field": error.field,
-        "value": error.value,
+        "value": json_value(error.value),
         "problem": error.problem,
         "remedy": error.remedy,
     }
+
+
+def json_value(value: object) -> object:
+    """The value itself, or as text if JSON cannot say it: NaN, a number without end."""
+    try:
+        dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return reprlib.repr(value)
+    return value
 
 
 @trace_app.command("import")
@@ -168,6 +191,7 @@ def import_command(
 
     Hash ids are numbered anew, densely and by prefix; the order of the file is kept.
     """
+    keep_json_off(json, "TRACE", trace)
     workload = Workload(trace, format=format, block_size=block_size)
     _write(output, workload.header, chained(workload), json)
     warn(workload.oddities.texts())
@@ -185,17 +209,28 @@ def generate_command(
         ),
     ] = MIX,
     requests: Annotated[
-        int, typer.Option(min=1, max=100_000_000, metavar="N", help="Number of requests.")
+        int,
+        typer.Option(parser=between(1, 100_000_000), metavar="N", help="Number of requests."),
     ] = 1000,
     sessions: Annotated[
         int | None,
         typer.Option(
-            min=1, max=MOST, metavar="N", help="Number of sessions; by default as is usual."
+            parser=between(1, MOST),
+            metavar="N",
+            help="Number of sessions; by default as is usual.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            parser=between(-(2**63), 2**63 - 1),
+            metavar="N",
+            help="The same seed gives the same bytes.",
+        ),
+    ] = 0,
     block_size: Annotated[
-        int, typer.Option(min=1, max=MOST, metavar="TOKENS", help="Tokens per id.")
+        int,
+        typer.Option(parser=between(1, MAX_TOKENS), metavar="TOKENS", help="Tokens per id."),
     ] = 128,
     arrival: Annotated[
         str,
@@ -206,22 +241,32 @@ def generate_command(
         ),
     ] = "poisson",
     rate: Annotated[
-        float, typer.Option(min=0.0001, max=1e9, metavar="R", help="Mean requests per second.")
+        float,
+        typer.Option(parser=between(0.0001, 1e9), metavar="R", help="Mean requests per second."),
     ] = 1.0,
     system_tokens: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length of a system prompt."),
+        typer.Option(
+            parser=between(1, MAX_TOKENS), metavar="TOKENS", help="Mean length of a system prompt."
+        ),
     ] = None,
     document_tokens: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length of a document."),
+        typer.Option(
+            parser=between(1, MAX_TOKENS), metavar="TOKENS", help="Mean length of a document."
+        ),
     ] = None,
     input_tokens: Annotated[
-        int | None, typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length a turn adds.")
+        int | None,
+        typer.Option(
+            parser=between(1, MAX_TOKENS), metavar="TOKENS", help="Mean length a turn adds."
+        ),
     ] = None,
     output_tokens: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST, metavar="TOKENS", help="Mean length of an answer."),
+        typer.Option(
+            parser=between(1, MAX_TOKENS), metavar="TOKENS", help="Mean length of an answer."
+        ),
     ] = None,
     json: JsonOption = None,
 ) -> None:
@@ -249,23 +294,32 @@ def generate_command(
 def _write(
     output: str, header: WorkloadHeader, requests: Iterable[WorkloadRequest], json: str | None
 ) -> None:
-    """Write a workload file and say so, or write it to stdout and say nothing."""
+    """Write a workload to a file and say so, or to stdout, where only ``--json FILE`` does."""
     if output == STDOUT:
         if json == STDOUT:
             raise CommandError(
                 "OUTPUT and --json cannot both go to stdout; give one of them a file"
             )
-        write_lines(sys.stdout.buffer, header, requests)
+        count = write_lines(sys.stdout.buffer, header, requests)
+        write_json(_written(output, header, count, None), json)
         return
-    count = write_workload(output, header, requests)
     path = Path(output)
+    keep_json_off(json, "OUTPUT", path)
+    count = write_workload(path, header, requests)
     nbytes = path.stat().st_size
     table = fact_table(path.name)
     table.add_row("requests", number(count))
     table.add_row("block size", number(header.block_size), "tokens per hash id")
     table.add_row("bytes", number(nbytes))
-    emit(
-        {"output": output, "requests": count, "block_size": header.block_size, "bytes": nbytes},
-        table,
-        json,
-    )
+    emit(_written(output, header, count, nbytes), table, json)
+
+
+def _written(
+    output: str, header: WorkloadHeader, requests: int, nbytes: int | None
+) -> dict[str, object]:
+    return {
+        "output": output,
+        "requests": requests,
+        "block_size": header.block_size,
+        "bytes": nbytes,
+    }

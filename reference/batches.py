@@ -1,0 +1,35 @@
+"""What ``runtime_inputs`` and ``step`` check of the batches they are given."""
+
+from collections.abc import Hashable, Sequence
+
+from pagedkv.reference.context import Context
+from pagedkv.reference.errors import BatchesError
+from pagedkv.reference.state import Request, State
+
+
+def check_batches(
+    state: State, batches: Sequence[Sequence[Context]], call: str
+) -> list[tuple[int, Context, Request]]:
+    """Every context of ``batches`` with its replica and request (INPUT-1, INPUT-2).
+
+    Raises:
+        BatchesError: Not one batch per replica, or a request appears twice.
+        UnknownRequestError: A request is not claimed on its batch's replica.
+        AllocPendingError: An allocation still waits for transfers.
+    """
+    if len(batches) != len(state.pools):
+        raise BatchesError(
+            f"{call} got {len(batches)} batch(es) for {len(state.pools)} replica(s): "
+            "pass one batch per replica, an empty one where there is nothing to do"
+        )
+    rows: list[tuple[int, Context, Request]] = []
+    seen: set[Hashable] = set()
+    for replica, batch in enumerate(batches):
+        for ctx in batch:
+            if ctx.request_id in seen:
+                raise BatchesError(
+                    f"{call} got request {ctx.request_id!r} twice: each may appear once"
+                )
+            seen.add(ctx.request_id)
+            rows.append((replica, ctx, state.settled_request(ctx.request_id, replica, call)))
+    return rows
