@@ -6,6 +6,7 @@ and is then finished, or undone if a load has failed.
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import NoReturn
 
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import (
@@ -25,7 +26,6 @@ from pagedkv.reference.events import (
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.lengths import required_pages
 from pagedkv.reference.matching import Need, further_stores, lookup_digests, need_of
-from pagedkv.reference.pool import PagePool
 from pagedkv.reference.state import AllocPlan, Hit, Request, State
 from pagedkv.reference.tier_names import LowerTier
 from pagedkv.reference.transfer import Transfer
@@ -48,7 +48,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     digests = lookup_digests(state, request, ctx)
     need = need_of(state, request, ctx, replica_idx, digests)
     if need.fresh > need.free_for(pool):
-        _refuse(state, ctx, need, pool)
+        _refuse(state, ctx, replica_idx, need, digests)
     request.digests = digests
 
     # TAKE: hold what is hit, so that taking the rest cannot evict it, then the oldest pages
@@ -195,10 +195,13 @@ def _peer_copy(
     )
 
 
-def _refuse(state: State, ctx: Context, need: Need, pool: PagePool) -> None:
-    """Report the refusal and raise it; no counter moves (EVENT-4, METRIC-3)."""
+def _refuse(
+    state: State, ctx: Context, replica_idx: int, need: Need, digests: Sequence[bytes]
+) -> NoReturn:
+    pool = state.pools[replica_idx]
     free = need.free_for(pool)
-    state.emit(AllocRefused(ctx.request_id, need.fresh, free))
+    context = state.snapshot(ctx, digests)
+    state.emit(AllocRefused(ctx.request_id, replica_idx, context, need.fresh, free))
     raise InsufficientBlocksError(
         needed=need.fresh,
         free=free,

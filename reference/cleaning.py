@@ -34,7 +34,7 @@ def clean_pages(
     moving = {page for transfer in transfers for page in transfer.pages}
     pool.dirty.difference_update(set(pages) - moving)
     issued = tuple(issue(state, transfer) for transfer in transfers)
-    state.emit(Cleaned(replica_idx, tuple(pages), issued))
+    state.emit(Cleaned(replica_idx, tuple(pages), tuple(sparing), issued))
     return [transfer.transfer for transfer in issued]
 
 

@@ -222,7 +222,7 @@ class TextContext:
 
     def __post_init__(self) -> None:
         self.max_length = whole_number("max_length", self.max_length, 1)
-        check_type("tokens", self.tokens, TokenBuffer, "wrap an int64 array in a TokenBuffer")
+        check_type("tokens", self.tokens, TokenBuffer, "wrap an int64 array: TokenBuffer(array)")
         check_type("request_id", self.request_id, str, "use text, or leave it out for a fresh one")
         for name in ("cache_salt", "adapter"):
             check_type(name, getattr(self, name), str | None, "use text, or None")

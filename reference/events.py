@@ -113,6 +113,10 @@ class AllocRefused:
 
     request_id: Hashable
     """The request."""
+    replica: int
+    """Its replica."""
+    context: ContextSnapshot
+    """The context as the call found it."""
     needed: int
     """Pages it would have taken."""
     free: int
@@ -155,6 +159,8 @@ class Cleaned:
     """Whose pages."""
     pages: tuple[int, ...]
     """The pages, oldest first."""
+    sparing: tuple[PageKey, ...]
+    """Blocks that were not given up for them: an allocation is about to hit them."""
     issued: tuple[IssuedTransfer, ...]
     """The offloads; a page without one found no slot."""
 

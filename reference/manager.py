@@ -228,6 +228,20 @@ class PagedKVCacheManager:
         with self._operation():
             return cleaning.clean(self._state, replica_idx, count)
 
+    def clean_pages(
+        self, replica_idx: int, pages: Sequence[int], sparing: Sequence[PageKey] = ()
+    ) -> list[str]:
+        """Offload these dirty pages, without giving up blocks in ``sparing`` for them (TIER-7).
+
+        Raises:
+            ValueError: A page is not dirty.
+        """
+        with self._operation():
+            clean = set(pages) - self._state.pool(replica_idx).dirty
+            if clean:
+                raise ValueError(f"pages {sorted(clean)} of replica {replica_idx} are not dirty")
+            return cleaning.clean_pages(self._state, replica_idx, pages, sparing)
+
     @contextmanager
     def reserve(self, replica_batches: Sequence[Sequence[Context]]) -> Iterator[None]:
         """Claim and allocate contexts, one batch per replica, and release them at the end.

@@ -188,9 +188,10 @@ class KVCacheParams(KVCacheParamInterface):
     def _check_connector(self) -> None:
         size = self.host_kvcache_swap_space_gb
         if size is not None:
-            check_real_number("host_kvcache_swap_space_gb", size, "use a size in GiB from 0")
+            remedy = "use a size in GiB from 0"
+            check_real_number("host_kvcache_swap_space_gb", size, remedy)
             if not 0 <= size < float("inf"):
-                raise ValueError(f"host_kvcache_swap_space_gb is {size}; use a size in GiB from 0")
+                raise ValueError(f"host_kvcache_swap_space_gb is {size}; {remedy}")
         self._check_connector_config()
         if self.kv_connector in (None, KVConnectorType.null):
             return
@@ -215,13 +216,17 @@ class KVCacheParams(KVCacheParamInterface):
         # Configurations build parameters, so their module can be imported only when it is needed.
         from pagedkv.reference.config import KVConnectorConfig, TierOptions
 
-        config = self.kv_connector_config
-        if isinstance(config, Mapping):
-            config = KVConnectorConfig.model_validate(config)
+        given: object = self.kv_connector_config
+        if isinstance(given, Mapping):
+            config = KVConnectorConfig.model_validate(given)
             object.__setattr__(self, "kv_connector_config", config)
-        remedy = "use a KVConnectorConfig, a mapping of its fields, or None"
-        check_type("kv_connector_config", config, KVConnectorConfig | None, remedy)
-        TierOptions.from_connector_config(config)
+        check_type(
+            "kv_connector_config",
+            self.kv_connector_config,
+            KVConnectorConfig | None,
+            "use a KVConnectorConfig, a mapping of its fields, or None",
+        )
+        TierOptions.from_connector_config(self.kv_connector_config)
 
     def _check_speculation(self) -> None:
         if self.speculative_method is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,14 +13,16 @@ def check_replaceable(path: Path) -> None:
     """Refuse early what :func:`replace_file` could not write.
 
     Raises:
-        OSError: The folder is missing, or the path is a device, a pipe or a folder.
+        OSError: The folder is missing, or the path is a device, a pipe, a folder, or a link that
+            leads to itself.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist", str(path))
     # /dev/stdout and its like are links that may end at a regular file, which is still no target.
     is_device = Path("/dev") in path.absolute().parents
-    if is_device or (path.exists() and not path.is_file()):
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    with contextlib.suppress(FileNotFoundError):
+        if is_device or not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
 
 
 @contextlib.contextmanager
@@ -29,7 +32,7 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     The bytes go to a temporary file in the same folder, which takes the name at the end.
 
     Raises:
-        OSError: The path cannot be written.
+        OSError: The path cannot be written; says ``path``, whatever the temporary file is called.
     """
     check_replaceable(path)
     path = path.resolve()  # a link stays a link: what it points to is replaced
@@ -38,6 +41,8 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("xb") as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
         raise

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.workload import WorkloadRequest
 
 
@@ -28,5 +29,5 @@ def demand_of(requests: Iterable[WorkloadRequest], page_size: int, *, decode: bo
     for request in requests:
         count += 1
         tokens = request.input_length + (request.output_length if decode else 0)
-        pages += -(-tokens // page_size)
+        pages += ceil_div(tokens, page_size)
     return Demand(count, pages)

@@ -12,9 +12,10 @@ from itertools import accumulate, islice
 from random import Random
 
 from pagedkv.traces.arrivals import starts_s
+from pagedkv.traces.errors import InvalidFieldError
 from pagedkv.traces.prefix_ids import PrefixIds
 from pagedkv.traces.scenario import MIX, SCENARIOS, Scenario
-from pagedkv.traces.workload import WorkloadHeader, WorkloadRequest
+from pagedkv.traces.workload import MAX_TOKENS, WorkloadHeader, WorkloadRequest
 
 SPREAD = 0.7
 """Sigma of the log-normal lengths."""
@@ -73,7 +74,11 @@ class GeneratorParameters:
 def generate(
     parameters: GeneratorParameters,
 ) -> tuple[WorkloadHeader, Iterator[WorkloadRequest]]:
-    """Make a workload: its header, and its requests in order of arrival."""
+    """Make a workload: its header, and its requests in order of arrival.
+
+    Raises:
+        InvalidFieldError: While iterating: a request came out too long for the format.
+    """
     chosen = ", ".join(f"{k}={v}" for k, v in asdict(parameters).items() if v is not None)
     header = WorkloadHeader(block_size=parameters.block_size, origin=f"generated: {chosen}")
     return header, _requests(parameters)
@@ -84,18 +89,32 @@ class _Turn:
     """One request before its blocks are named."""
 
     arrival_s: float
+    """Seconds since the start of the workload."""
     segments: tuple[Segment, ...]
+    """The whole prompt: what earlier turns said, then what this one adds."""
     output_length: int
+    """Tokens of the answer."""
     session: str
+    """Name of the session it belongs to."""
     type: str
+    """Name of its scenario."""
 
 
 def _requests(parameters: GeneratorParameters) -> Iterator[WorkloadRequest]:
     prefixes = PrefixIds[tuple[tuple[str, int, int], ...]]()
     for turn in _in_order(_sessions(parameters)):
+        input_length = sum(length for _, length in turn.segments)
+        for name, length in (("input", input_length), ("output", turn.output_length)):
+            if length > MAX_TOKENS:
+                raise InvalidFieldError(
+                    f"came out above the {MAX_TOKENS} tokens that a request can have",
+                    field=f"{name}_length",
+                    value=length,
+                    remedy="ask for shorter texts, or for more sessions, which have fewer turns",
+                )
         yield WorkloadRequest(
             arrival_ms=round(turn.arrival_s * 1000),
-            input_length=sum(length for _, length in turn.segments),
+            input_length=input_length,
             output_length=turn.output_length,
             hash_ids=prefixes.chain(blocks_of(turn.segments, parameters.block_size)),
             session=turn.session,

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from pagedkv.traces.ceil_div import ceil_div
+
 
 def percentile(ordered: Sequence[int], percent: int) -> int:
     """The smallest recorded value that ``percent`` of all values do not exceed (nearest rank).
@@ -12,4 +14,4 @@ def percentile(ordered: Sequence[int], percent: int) -> int:
     """
     if not ordered:
         return 0
-    return ordered[-(-len(ordered) * percent // 100) - 1]
+    return ordered[ceil_div(len(ordered) * percent, 100) - 1]

@@ -1,8 +1,9 @@
 """Reads workloads as streams: any known format, plain or gzip, told apart by content."""
 
+import codecs
 import gzip
-import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,14 +49,14 @@ class Workload:
         """The file."""
         self.oddities = Oddities()
         """The oddities that the latest pass has met so far."""
-        number, self._first_line = self._read_first_line()
+        self._first_number, self._first_line = self._read_first_line()
         try:
             self.format: Format = by_name(format) if format else recognise(self._first_line)
             """The format of the file."""
             self.header: WorkloadHeader = self._make_header(block_size)
             """The header of the file, or one made up for a format without."""
         except TraceError as error:
-            raise error.at(self.path, number) from None
+            raise error.at(self.path, self._first_number) from None
 
     def __iter__(self) -> Iterator[WorkloadRequest]:
         """Every request, in file order.
@@ -72,21 +73,25 @@ class Workload:
         """Every line with its number, malformed ones as the error that they are.
 
         Raises:
-            UnreadableTraceError: The file ends in the middle of its compressed stream.
+            TraceError: The rest cannot be read either: columns without known names, a truncated
+                gzip stream.
         """
         self.oddities = Oddities()
         lines = read_lines(self.path)
         if self.format.first_line_is_header:
             next(lines)
         block_size = self.header.block_size
-        parse = self.format.parser(self._first_line, block_size, self.oddities)
+        try:
+            parse = self.format.parser(self._first_line, block_size, self.oddities)
+        except TraceError as error:
+            raise error.at(self.path, self._first_number) from None
         latest_ms = 0.0
         for number, text in lines:
             try:
                 request = parse(text, number)
                 if request is None:
                     continue
-                request.check_blocks(block_size)
+                request.check(block_size)
             except TraceError as error:
                 yield number, error.at(self.path, number)
                 continue
@@ -116,9 +121,11 @@ class Workload:
                 )
             check_version(self._first_line)
             return WorkloadHeader.parse(self._first_line)
+        # A file's name need not be UTF-8, but what is written has to be.
+        name = os.fsencode(self.path.name).decode(errors="replace")
         return WorkloadHeader(
             block_size=self.format.block_size if block_size is None else block_size,
-            origin=f"{self.format.name} trace {self.path.name}",
+            origin=f"{self.format.name} trace {name}",
         )
 
 
@@ -126,7 +133,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not blank, plain or gzip, numbered from 1.
 
     Raises:
-        UnreadableTraceError: There is no such file, it is truncated, or it is not text.
+        UnreadableTraceError: There is no such file, it is truncated, or it is not UTF-8 text.
     """
     number = 0
     try:
@@ -137,19 +144,19 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as raw:
             packed = raw.peek(2)[:2] == GZIP_MAGIC
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
-            with io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
-                for number, line in enumerate(lines, 1):
+            with stream:
+                for number, line in enumerate(stream, 1):
                     if not line.isspace():
-                        yield number, line
+                        yield number, line.removeprefix(codecs.BOM_UTF8).decode()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UnreadableTraceError(
             f"the gzip stream is truncated or damaged after line {number}",
             remedy="fetch or write the file again",
         ).at(path, None) from error
     except UnicodeDecodeError as error:
-        raise UnreadableTraceError(
-            f"the file is not UTF-8 text after line {number}", remedy="check that it is a trace"
-        ).at(path, None) from error
+        raise UnreadableTraceError("is not UTF-8 text", remedy="check that the file is a trace").at(
+            path, number
+        ) from error
     except OSError as error:
         raise UnreadableTraceError(
             f"cannot be read ({error.strerror})", remedy="check the path and its permissions"

@@ -1,5 +1,7 @@
 """One line of a JSON trace as a pydantic model whose errors are made for people."""
 
+import json
+from collections import Counter
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,13 +19,15 @@ class Record(BaseModel):
         """Read one line of JSON.
 
         Raises:
-            MalformedLineError: The line is not a JSON object.
+            MalformedLineError: The line is not a JSON object, or names a field twice.
             InvalidFieldError: A field is missing, unknown, of the wrong type or out of range.
         """
         try:
-            return cls.model_validate_json(line)
+            record = cls.model_validate_json(line)
         except ValidationError as error:
             raise cls._for_people(error) from None
+        json.loads(line, object_pairs_hook=refuse_repeated)
+        return record
 
     @property
     def unknown_fields(self) -> list[str]:
@@ -72,3 +76,14 @@ class Record(BaseModel):
                 text = (field.description or "").rstrip(".")
                 return text[:1].lower() + text[1:]
         return f"a {name}"
+
+
+def refuse_repeated(pairs: list[tuple[str, object]]) -> None:
+    """Check the fields of one JSON object, of which pydantic would silently take the last.
+
+    Raises:
+        MalformedLineError: One of them is named twice.
+    """
+    if len(dict(pairs)) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise MalformedLineError(f"names field {name!r} twice", remedy="remove one of the two")

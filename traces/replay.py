@@ -11,6 +11,7 @@ times are not simulated either; a request is admitted as soon as its turn and pa
 from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from time import perf_counter_ns
@@ -20,7 +21,15 @@ from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.interfaces import SyncKVCacheManager
 from pagedkv.reference.tokens import TokenBuffer
-from pagedkv.traces.cache_counters import EVICTIONS, TIERS, TOKENS_HIT, pages_hit, read_counters
+from pagedkv.traces.cache_counters import (
+    EVICTIONS,
+    PAGES_HIT_AGAIN,
+    TIERS,
+    TOKENS_HIT,
+    pages_hit,
+    read_counters,
+)
+from pagedkv.traces.manager_call import ManagerCallError, call_manager
 from pagedkv.traces.replay_report import CallTimes, ReplayReport
 from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
 from pagedkv.traces.tokens import generated_token, tokens_of
@@ -40,6 +49,8 @@ class ReplayOptions:
     """Whether answers are generated to their full length, or end with their first token."""
     runtime_inputs: bool = False
     """Whether to ask for the inputs of every forward, although no model reads them."""
+    patience_s: float = 60.0
+    """Longest time without progress to wait for transfers that hold pages, in seconds."""
 
 
 def replay(
@@ -62,10 +73,12 @@ def replay(
 
     Raises:
         TraceError: The workload turns out to be malformed.
+        ManagerCallError: The manager raised something else than ``InsufficientBlocksError`` from
+            ``alloc``, or its transfers do not end.
     """
     manager = factory(setup)
     try:
-        return _Driver(
+        report = _Driver(
             enumerate(requests),
             block_size,
             manager,
@@ -73,8 +86,12 @@ def replay(
             options or ReplayOptions(),
             on_request_done,
         ).run()
-    finally:
-        manager.shutdown()
+    except BaseException:
+        with suppress(ManagerCallError):  # the first error is the one to tell
+            call_manager("shutdown", manager.shutdown)
+        raise
+    call_manager("shutdown", manager.shutdown)
+    return report
 
 
 @dataclass(eq=False)
@@ -119,21 +136,21 @@ class _Driver:
         self.running: dict[int, _Job] = {}  # by index, in order of admission
         self.waiting: deque[_Job] = deque()  # preempted ones, then the next arrival
         self.head_waits_for_pages = False  # and nothing was released since
-        self.hit_again: Counter[str] = Counter()  # by readmitted requests; kept apart
+        self.progress_ns = perf_counter_ns()  # when the last forward ended
         self.durations_ns: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
         self.requests = self.pages_referenced = self.tokens_total = 0
         self.refused = self.preemptions = self.tokens_generated = 0
 
     def run(self) -> ReplayReport:
-        before = read_counters(self.manager.get_metrics_aggregated())
-        started_ns = perf_counter_ns()
+        before = self.counters()
+        started_ns = self.progress_ns = perf_counter_ns()
         while self.running or self.head():
             if not self.grow_running():
                 self.admit_waiting()
             if self.running:
                 self.forward()
         seconds = (perf_counter_ns() - started_ns) / 1e9
-        return self.report(before, read_counters(self.manager.get_metrics_aggregated()), seconds)
+        return self.report(before, self.counters(), seconds)
 
     # The rounds
 
@@ -163,7 +180,7 @@ class _Driver:
                 return
             job.replica = self.choose_replica(job)
             self.timed("claim", self.manager.claim, job.context.request_id, job.replica)
-            if self.alloc_first(job):
+            if self.alloc(job):
                 self.waiting.popleft()
                 self.running[job.index] = job
             elif job.can_ever_fit and self.has_company(job):
@@ -188,6 +205,7 @@ class _Driver:
             job.generated += 1
         self.tokens_generated += len(jobs)
         self.timed("step", self.manager.step, batches)
+        self.progress_ns = perf_counter_ns()
         for job in jobs:
             if job.is_done(decode=self.options.decode):
                 del self.running[job.index]
@@ -215,14 +233,15 @@ class _Driver:
         """The replica with most of the prefix cached, then with most free pages."""
         if self.setup.replicas == 1:
             return 0
+        replicas = range(self.setup.replicas)
         hits = self.timed(
             "get_prefix_cache_hit_counts", self.manager.get_prefix_cache_hit_counts, job.context
         )
-
-        def merit(replica: int) -> tuple[int, int]:
-            return hits[replica].total_blocks, self.manager.num_free_blocks(replica)
-
-        return max(range(self.setup.replicas), key=merit)
+        merits = call_manager(
+            "num_free_blocks",
+            lambda: [(hits[r].total_blocks, self.manager.num_free_blocks(r)) for r in replicas],
+        )
+        return max(replicas, key=merits.__getitem__)
 
     def has_company(self, job: _Job) -> bool:
         """Whether another request holds pages on the same replica."""
@@ -253,25 +272,12 @@ class _Driver:
         """Try to get the pages for the next forward of a request."""
         try:
             self.timed("alloc", self.manager.alloc, job.context, job.replica)
-        except InsufficientBlocksError as error:
-            job.can_ever_fit = error.can_ever_fit
+        except ManagerCallError as error:
+            if not isinstance(error.__cause__, InsufficientBlocksError):
+                raise
+            job.can_ever_fit = error.__cause__.can_ever_fit
             return False
         return True
-
-    def alloc_first(self, job: _Job) -> bool:
-        """The same for a request that is being admitted.
-
-        What a preempted request finds again was counted when it was first admitted, or is its
-        own: such hits say nothing about the workload.
-        """
-        if not job.context.preempted:
-            return self.alloc(job)
-        before = read_counters(self.manager.get_metrics_aggregated())
-        admitted = self.alloc(job)
-        gained = read_counters(self.manager.get_metrics_aggregated()) - before
-        del gained[EVICTIONS]
-        self.hit_again += gained
-        return admitted
 
     def release(self, job: _Job) -> None:
         """Give a request's pages back."""
@@ -280,10 +286,23 @@ class _Driver:
 
     def settle(self, replica: int) -> bool:
         """Let transfers land, which may free pages that they pin; false if there are none."""
-        if not self.manager.pending_transfers_exist(replica):
+        name, pending = "pending_transfers_exist", self.manager.pending_transfers_exist
+        if not call_manager(name, lambda: pending(replica)):
             return False
-        self.manager.poll_transfers()
+        if perf_counter_ns() - self.progress_ns > self.options.patience_s * 1e9:
+            raise ManagerCallError(
+                name,
+                f"still says so after {self.options.patience_s:g} s without progress, and a "
+                "request needs the pages that transfers hold",
+            )
+        call_manager("poll_transfers", self.manager.poll_transfers)
         return True
+
+    def counters(self) -> Counter[str]:
+        """The manager's counters as they are now."""
+        return call_manager(
+            "get_metrics_aggregated", lambda: read_counters(self.manager.get_metrics_aggregated())
+        )
 
     def timed(
         self,
@@ -293,18 +312,22 @@ class _Driver:
         **kwargs: Arguments.kwargs,
     ) -> Result:
         """Make one call and record how long it took, also if it raises."""
-        started_ns = perf_counter_ns()
-        try:
-            return call(*args, **kwargs)
-        finally:
-            self.durations_ns[name].append(perf_counter_ns() - started_ns)
+
+        def clocked() -> Result:
+            started_ns = perf_counter_ns()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.durations_ns[name].append(perf_counter_ns() - started_ns)
+
+        return call_manager(name, clocked)
 
     # The result
 
     def report(self, before: Counter[str], after: Counter[str], seconds: float) -> ReplayReport:
         def counted(name: str) -> int | None:
             """What a counter has gained; ``None`` if the implementation has no such counter."""
-            return after[name] - before[name] - self.hit_again[name] if name in after else None
+            return after[name] - before[name] if name in after else None
 
         hits = {tier: counted(pages_hit(tier)) for tier in TIERS}
         known = [pages for pages in hits.values() if pages is not None]
@@ -318,7 +341,7 @@ class _Driver:
             evictions=counted(EVICTIONS),
             refused=self.refused,
             preemptions=self.preemptions,
-            pages_hit_again=sum(self.hit_again[pages_hit(tier)] for tier in TIERS),
+            pages_hit_again=counted(PAGES_HIT_AGAIN),
             tokens_generated=self.tokens_generated,
             seconds=seconds,
             calls={name: CallTimes.of(times) for name, times in self.durations_ns.items()},

@@ -46,8 +46,8 @@ class ReplayReport:
     """Requests that do not even fit an empty pool."""
     preemptions: int
     """How often a running request lost its pages to an older one."""
-    pages_hit_again: int
-    """Hits of readmitted requests, which no other number includes."""
+    pages_hit_again: int | None
+    """Pages that readmitted requests found in the cache, which no other number includes."""
     tokens_generated: int
     """Tokens sampled, at least one per request that was served."""
     seconds: float

@@ -35,7 +35,7 @@ class ReplaySetup:
     def __post_init__(self) -> None:
         for name in ("page_size", "total_num_pages", "replicas", "max_batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         for name in ("total_num_host_pages", "total_num_disk_pages"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")

@@ -7,18 +7,19 @@ equal blocks after equal prefixes.
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt
 
+from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.errors import InvalidFieldError
 from pagedkv.traces.record import Record
-
-FORMAT = "pagedkv-workload"
-"""What the header's ``format`` field says."""
 
 VERSION = 1
 """The version of the format that this package writes, and the newest one it reads."""
 
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_MS = 2.0**63
+"""Later than this is a mistake in the file, not an arrival; even nanoseconds since 1970 fit."""
+
+Milliseconds = Annotated[float, Field(ge=0, le=MAX_MS, allow_inf_nan=False)]
 """A time since the start of the trace."""
 
 MAX_TOKENS = 100_000_000
@@ -35,9 +36,9 @@ class WorkloadHeader(Record):
 
     format: Literal["pagedkv-workload"] = "pagedkv-workload"
     """The word ``pagedkv-workload``."""
-    version: Literal[1] = 1
-    """Version of the format, now 1."""
-    block_size: PositiveInt
+    version: Annotated[int, Field(ge=1, le=VERSION)] = VERSION
+    """The number 1, the only version of the format so far."""
+    block_size: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
     """Tokens per block that a hash id names, 1 or more."""
     origin: str | None = None
     """Where the workload comes from, in words."""
@@ -61,14 +62,21 @@ class WorkloadRequest(Record):
     type: str | None = None
     """Kind of request, such as chat or rag."""
 
-    def check_blocks(self, block_size: int) -> None:
-        """Check the hash ids against the block size, which the request itself does not know.
+    def check(self, block_size: int) -> None:
+        """Check what a parser has computed, and what depends on the block size.
 
         Raises:
-            InvalidFieldError: Too many or too few ids for the prompt, or an id so large that
-                the token ids made up from it would not fit 64 bits.
+            InvalidFieldError: An arrival out of range, too many or too few ids for the prompt,
+                or an id so large that the token ids made up from it would not fit 64 bits.
         """
-        wanted = -(-self.input_length // block_size)
+        if not 0 <= self.arrival_ms <= MAX_MS:
+            raise InvalidFieldError(
+                "is no arrival time",
+                field="arrival_ms",
+                value=self.arrival_ms,
+                remedy=f"give times and delays that add up to 0 to {MAX_MS:g} milliseconds",
+            )
+        wanted = ceil_div(self.input_length, block_size)
         if len(self.hash_ids) != wanted:
             raise InvalidFieldError(
                 f"has {len(self.hash_ids)} ids, but {self.input_length} prompt tokens in blocks of "

@@ -38,12 +38,12 @@ def write_lines(
     """Write the lines of a workload to an open binary file, and return the number of requests.
 
     Raises:
-        InvalidFieldError: The hash ids of a request do not fit the header's block size.
+        InvalidFieldError: A request is one that a reader would refuse.
     """
     count = 0
     file.write(_line(header))
     for request in requests:
-        request.check_blocks(header.block_size)
+        request.check(header.block_size)
         file.write(_line(request))
         count += 1
     return count

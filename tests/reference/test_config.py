@@ -67,6 +67,8 @@ def test_fields_and_defaults_are_in_the_documented_order() -> None:
     ]  # fmt: skip
 
 
+ABOVE = "Input should be greater than or equal to 1"
+
 page_sizes = st.none() | st.integers(1, 512)
 
 
@@ -199,6 +201,68 @@ def test_a_file_that_cannot_be_used_is_named_with_section_and_field(
     file.write_text(content, errors="surrogateescape")
     with pytest.raises(ValidationError, match=f"config_file '.*server.yaml'.*{message}"):
         KVCacheConfig(config_file=str(file), section_name=section)
+
+
+@pytest.mark.rule("CONF-3")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kv_cache_page_size": 0}, "kv_cache_page_size is 0: .*greater than or equal to 1"),
+        ({"enable_prefix_caching": "maybe"}, "enable_prefix_caching is 'maybe'"),
+        ({"kv_connector_config": {"disk_offload_max_gb": -1}}, "kv_.*disk_offload_max_gb is -1"),
+        ({"kv_connector": "local", "enable_prefix_caching": False}, ".*prefix_caching is False"),
+        ({1: 2}, "field 1 is unknown"),
+    ],
+)
+def test_a_bad_value_in_a_file_is_named_with_file_section_and_field(
+    file: Path, settings: Any, message: str
+) -> None:
+    write(file, {"cache": settings})
+    place = "config_file '.*server.yaml', section 'cache'"
+    with pytest.raises(ValidationError, match=f"{place}: {message}"):
+        KVCacheConfig(config_file=str(file), section_name="cache")
+
+
+@pytest.mark.rule("CONF-1", "CONF-3")
+def test_a_file_is_not_blamed_for_the_codes_values(file: Path) -> None:
+    write(file, {"kv_cache_page_size": 0, "device_memory_utilization": 2})
+    path = str(file)
+    with pytest.raises(ValidationError) as both:
+        KVCacheConfig(config_file=path, kv_cache_page_size=-1)
+    assert f"error, kv_cache_page_size is -1: {ABOVE}" in str(both.value)
+    assert f"; config_file {path!r}: device_memory_utilization is 2: " in str(both.value)
+    with pytest.raises(ValidationError) as code:
+        KVCacheConfig(config_file=path, kv_cache_page_size=-1, device_memory_utilization=0.5)
+    assert f"config_file {path!r}: " not in str(code.value)
+
+
+@pytest.mark.rule("CONF-3")
+def test_a_bad_value_in_a_file_that_a_file_names_is_named_with_both(tmp_path: Path) -> None:
+    tiers = write(tmp_path / "tiers.yaml", {"disk_offload_max_gb": -1})
+    cache = write(tmp_path / "cache.yaml", {"kv_connector_config": tiers})
+    with pytest.raises(ValidationError, match=r"cache\.yaml': .*tiers\.yaml': disk_offload_max"):
+        KVCacheConfig(config_file=cache)
+
+
+@pytest.mark.rule("CONF-3")
+@pytest.mark.parametrize("name", ["deep.yaml", "deep.json"])
+def test_a_file_that_nests_too_deeply_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('{"a": ' + "[" * 200_000)
+    with pytest.raises(ValidationError, match=f"{name}' nests sections too deeply"):
+        KVCacheConfig(config_file=str(path))
+    with pytest.raises(ValidationError, match="nests sections too deeply"):
+        KVCacheConfig.model_validate({"kv_connector_config": path.read_text()})
+
+
+@pytest.mark.rule("CONF-3")
+@pytest.mark.parametrize("field", ["config_file", "section_name"])
+@pytest.mark.parametrize("value", [5, [1], {}])
+def test_a_place_that_is_no_text_is_refused_by_name(file: Path, field: str, value: Any) -> None:
+    write(file, {})
+    place: dict[str, Any] = {"config_file": str(file), "section_name": "cache"}
+    with pytest.raises(ValidationError, match=f"{field}\n +Input should be a valid string"):
+        KVCacheConfig(**place | {field: value})
 
 
 @pytest.mark.rule("CONF-3")

@@ -1,5 +1,7 @@
 """Device references and the session that launches forwards."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -43,9 +45,23 @@ def test_what_is_no_cpu_or_gpu_is_refused_by_name(device: torch.device | str) ->
         DeviceRef.of(device)
 
 
-def test_a_negative_id_is_refused() -> None:
-    with pytest.raises(ValueError, match="device id is -1"):
-        DeviceRef.CPU(-1)
+@pytest.mark.parametrize("id", [-1, True, 1.5, "0", None])
+def test_an_id_is_a_whole_number_from_0(id: Any) -> None:
+    with pytest.raises(ValueError, match=r"device id is .*; use a whole number from 0"):
+        DeviceRef.CPU(id)
+
+
+@pytest.mark.parametrize("devices", [None, 5, "cpu", DeviceRef.CPU(), torch.device("cpu")])
+def test_a_single_device_is_no_list_of_devices(devices: Any) -> None:
+    with pytest.raises(ValueError, match=r"devices is .*; give a list, such as \[DeviceRef"):
+        DeviceRef.all_of(devices)
+    with pytest.raises(ValueError, match=r"devices is .*; give a list, such as \[DeviceRef"):
+        InferenceSession(devices)
+
+
+@given(st.lists(refs, min_size=1))
+def test_a_list_of_devices_is_converted_in_order(devices: list[DeviceRef]) -> None:
+    assert DeviceRef.all_of([str(device) for device in devices]) == tuple(devices)
 
 
 @given(st.integers(0, 127))
@@ -79,10 +95,10 @@ def test_a_session_needs_a_device() -> None:
         InferenceSession(devices=[])
 
 
-@pytest.mark.parametrize("device_idx", [-1, 2])
-def test_a_session_refuses_an_index_it_has_no_device_for(device_idx: int) -> None:
+@pytest.mark.parametrize("device_idx", [-1, 2, "0", None, 0.5])
+def test_a_session_refuses_an_index_it_has_no_device_for(device_idx: Any) -> None:
     session = InferenceSession(devices=["cpu", "cpu"])
-    with pytest.raises(ValueError, match=f"device_idx is {device_idx}.*use 0 to 1"):
+    with pytest.raises(ValueError, match=f"device_idx is {device_idx!r}.*use 0 to 1"):
         session.launch(print, device_idx=device_idx)
 
 

@@ -249,7 +249,10 @@ def test_a_refused_allocation_reports_the_refusal_and_nothing_else(
     recorder.events.clear()
     with pytest.raises(InsufficientBlocksError):
         manager.alloc(ctx, 0)
-    assert recorder.events == [AllocRefused(ctx.request_id, needed=3, free=2)]
+    (refused,) = recorder.events
+    assert isinstance(refused, AllocRefused)
+    assert (refused.request_id, refused.needed, refused.free) == (ctx.request_id, 3, 2)
+    assert (refused.replica, refused.context.length) == (0, 9)
 
 
 @pytest.mark.rule("EVENT-4")

@@ -1,5 +1,7 @@
 """Inputs of a forward: flattening, and the agreement of symbolic and runtime inputs."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from pagedkv.reference.device import DeviceRef
 from pagedkv.reference.inputs import (
+    INT32_MAX,
     BatchCharacteristics,
     KVCacheAssignments,
     KVCacheInputs,
@@ -229,6 +232,29 @@ def test_bounds_cover_exactly_what_exceeds_none_of_them(
             bound.check_covers(actual)
 
 
-def test_a_negative_bound_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_prompt_length is -1"):
-        BatchCharacteristics(1, -1, 1)
+@pytest.mark.rule("INPUT-6", "PARAM-5")
+@pytest.mark.parametrize("bound", [-1, INT32_MAX + 1, True, 1.5, "2", None])
+def test_a_bound_is_a_whole_number_of_int32(bound: Any) -> None:
+    for bounds in ((bound, 1, 1), (1, bound, 1), (1, 1, bound)):
+        with pytest.raises(ValueError, match=r"is .*; use a whole number from 0 to 2,147,483,647"):
+            BatchCharacteristics(*bounds)
+    assert BatchCharacteristics(INT32_MAX, 0, 1).batch_size == torch.iinfo(torch.int32).max
+
+
+def test_inputs_describe_themselves_by_dtypes_and_shapes() -> None:
+    params = leaf(1, 1, is_mla=False, dtype=torch.float16)
+    tree = MultiKVCacheParams.from_params(target=params)
+    expected = (
+        "MultiKVCacheInputs(children={'target': KVCacheInputs(inputs=[KVCacheInputsPerDevice("
+        "kv_blocks=float16[3, 2, 1, 2, 1, 4], cache_lengths=int32[2], lookup_table=int32[2, 5], "
+        "max_prompt_length=int32[1], max_cache_length=int32[1], kv_scales=None)])})"
+    )
+    assert repr(runtime_inputs(tree, [(2, 5)])) == expected
+    (symbols,) = params.get_symbolic_inputs().inputs
+    assert "lookup_table=int32['replica_0_batch_size', 'replica_0_max_num_pages']" in repr(symbols)
+    assert repr(assignment(2, 5, shards=2)) == (
+        "KVCacheAssignments(cache_lengths_by_device=[int32[2], int32[2]], "
+        "lookup_table_by_device=[int32[2, 5], int32[2, 5]], max_prompt_length=int32[1], "
+        "max_cache_length=int32[1], batch_characteristics=BatchCharacteristics(batch_size=2, "
+        "max_prompt_length=1, max_cache_valid_length=1))"
+    )

@@ -13,6 +13,11 @@ from pagedkv.reference.device import DeviceRef
 from pagedkv.reference.multi_params import MultiKVCacheParams
 from pagedkv.reference.params import KVCacheParamInterface, KVCacheParams, KVConnectorType
 
+LOCAL = {
+    "kv_connector": "local",
+    "enable_prefix_caching": True,
+    "host_kvcache_swap_space_gb": 1.0,
+}
 TWO_CPUS = [DeviceRef.CPU(0), DeviceRef.CPU(1)]
 
 
@@ -120,7 +125,7 @@ def test_shared_fields_are_those_of_the_children() -> None:
         ("data_parallel_degree", {"data_parallel_degree": 2}),
         ("n_devices", {"devices": [DeviceRef.CPU()]}),
         ("devices", {"devices": TWO_CPUS[::-1]}),
-        ("kv_connector", {"kv_connector": "null"}),
+        ("kv_connector", LOCAL),
         ("host_kvcache_swap_space_gb", {"host_kvcache_swap_space_gb": 2.0}),
         ("speculative_method", {"speculative_method": "eagle"}),
         ("enable_prefix_caching", {"enable_prefix_caching": True}),
@@ -147,6 +152,35 @@ def test_a_declared_field_that_contradicts_the_children_is_refused() -> None:
     assert (direct.speculative_method, direct.num_draft_tokens) == (None, 0)
 
 
+@pytest.mark.rule("PARAM-4")
+def test_no_connector_and_the_null_connector_are_the_same() -> None:
+    none, null = leaf(), leaf(kv_connector="null")
+    assert MultiKVCacheParams.from_params(none, null).kv_connector is None
+    assert MultiKVCacheParams.from_params(null, none).kv_connector is KVConnectorType.null
+    assert MultiKVCacheParams([none], 4, 1, 2, KVConnectorType.null, None).params == (none,)
+
+
+@pytest.mark.rule("PARAM-4")
+def test_unequal_hash_seeds_are_refused_without_printing_them() -> None:
+    seed = b"not for the log: thirty-two bytes"[:32]
+    with pytest.raises(ValueError, match=r"kv_hash_seed must be a secret .* draft has None") as e:
+        MultiKVCacheParams.from_params(target=leaf(kv_hash_seed=seed), draft=leaf())
+    assert "not for the log" not in str(e.value)
+    assert "not for the log" not in repr(MultiKVCacheParams.from_params(leaf(kv_hash_seed=seed)))
+
+
+@pytest.mark.rule("PARAM-5")
+@pytest.mark.parametrize("child", [None, "cpu", [leaf()], KVCacheParams])
+def test_what_is_no_caches_parameters_is_refused(child: Any) -> None:
+    message = r"params\[0\] is .*; pass KVCacheParams or MultiKVCacheParams"
+    with pytest.raises(ValueError, match=message):
+        MultiKVCacheParams.from_params(child)
+    with pytest.raises(ValueError, match=message):
+        MultiKVCacheParams([child], 4, 1, 2, None, None)
+    with pytest.raises(ValueError, match=r"params is KVCacheParams.*; give a list"):
+        MultiKVCacheParams(leaf(), 4, 1, 2, None, None)  # type: ignore[arg-type]
+
+
 @pytest.mark.rule("PARAM-5")
 def test_no_children_are_refused() -> None:
     with pytest.raises(ValueError, match="params is empty"):
@@ -161,6 +195,8 @@ def test_names_are_unique_and_without_dots() -> None:
         MultiKVCacheParams.from_params(leaf(), cache_0=leaf())
     with pytest.raises(ValueError, match="without dots"):
         MultiKVCacheParams.from_params(**{"a.b": leaf()})
+    with pytest.raises(ValueError, match="names is 1; give every cache a text"):
+        MultiKVCacheParams([leaf()], 4, 1, 2, None, None, names=[1])  # type: ignore[list-item]
 
 
 def test_runtime_inputs_take_the_trees_own_buffers() -> None:

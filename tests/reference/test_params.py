@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -231,7 +232,7 @@ def test_connectors_are_converted_from_text() -> None:
         (TIERED | {"kv_connector_config": None}, "kv_connector_config.disk_offload_dir is not set"),
         (TIERED | {"kv_connector": "dkv"}, "kv_connector_config.block_store_endpoint is not set"),
         ({"speculative_method": "magic"}, "speculative_method is 'magic'; use one of standalone"),
-        ({"num_draft_tokens": -1, "speculative_method": "mtp"}, "num_draft_tokens is -1; use 0"),
+        ({"num_draft_tokens": -1}, "num_draft_tokens is -1; use a whole number from 0"),
         ({"num_draft_tokens": 2}, "num_draft_tokens is 2 without a speculative_method"),
         ({"kv_hash_algo": "md5"}, "kv_hash_algo is 'md5'; use one of sha256"),
         ({"deduplication": "drop"}, "deduplication is 'drop'; use one of swap, keep"),
@@ -244,18 +245,90 @@ def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], message: str)
         params(**fields)
 
 
+NOT_WHOLE: list[Any] = [True, 1.5, "2", None, [1], torch.ones(2)]
+
+
+@pytest.mark.rule("PARAM-5")
+@pytest.mark.parametrize("value", NOT_WHOLE)
+@pytest.mark.parametrize(
+    "field",
+    [
+        "n_kv_heads", "head_dim", "num_layers", "page_size", "data_parallel_degree",
+        "num_draft_tokens",
+    ],
+)  # fmt: skip
+def test_what_is_no_whole_number_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{field} is .*; use a whole number from [01]"):
+        params(**{field: value})
+
+
+def test_whole_numbers_of_numpy_become_plain_ones() -> None:
+    p = params(page_size=np.int64(8), num_draft_tokens=np.int32(2), speculative_method="mtp")
+    assert (type(p.page_size), type(p.num_draft_tokens)) == (int, int)
+    assert p.layout_fingerprint() == params(
+        num_draft_tokens=2, speculative_method="mtp"
+    ).layout_fingerprint()  # fmt: skip
+
+
+@pytest.mark.rule("PARAM-5")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dtype": "float32"}, r"dtype is 'float32'; use a torch type such as torch\.bfloat16"),
+        ({"dtype": 5}, "dtype is 5; use a torch type"),
+        ({"enable_prefix_caching": "no"}, "enable_prefix_caching is 'no'; use True or False"),
+        ({"is_mla": 1}, "is_mla is 1; use True or False"),
+        ({"enable_dp_cross_replica_prefix_copy": None}, "prefix_copy is None; use True or False"),
+        ({"num_q_heads": "4"}, "num_q_heads is '4'; use a whole number from 1"),
+        ({"kvcache_quant_config": {}}, "kvcache_quant_config is {}; use a KVCacheQuantization"),
+        ({"devices": None}, "devices is None; give a list"),
+        ({"devices": "cpu"}, "devices is 'cpu'; give a list"),
+        ({"devices": DeviceRef.CPU()}, "devices is DeviceRef.*; give a list"),
+        ({"kv_connector": 5}, "kv_connector is 5; use one of null, local"),
+        ({"kv_connector_config": "/ssd"}, "kv_connector_config is '/ssd'; use a KVConnectorConfig"),
+        ({"kv_connector_config": {"disk_offload_max_gb": -1}}, "disk_offload_max_gb"),
+        ({"kv_connector_config": {"write_policy": "bogus"}}, "write_policy(.|\n)*'bogus'"),
+        ({"host_kvcache_swap_space_gb": "1"}, "swap_space_gb is '1'; use a size in GiB"),
+        ({"host_kvcache_swap_space_gb": True}, "swap_space_gb is True; use a size in GiB"),
+        ({"kv_hash_seed": 5}, "kv_hash_seed is int; give 32 bytes, or None"),
+        ({"kv_hash_algo": None}, "kv_hash_algo is None; use one of sha256"),
+        ({"deduplication": []}, r"deduplication is \[\]; use one of swap"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        params(**fields)
+
+
+def test_a_connector_config_may_be_a_mapping() -> None:
+    settings = {"disk_offload_dir": "/ssd", "write_policy": "reuse"}
+    config = params(**TIERED | {"kv_connector_config": settings}).kv_connector_config
+    assert config == KVConnectorConfig.model_validate(settings)
+
+
+def test_the_hash_seed_is_not_printed() -> None:
+    seed = b"not for the log: thirty-two bytes"[:32]
+    p = params(kv_hash_seed=seed)
+    assert p.kv_hash_seed == seed
+    assert "not for the log" not in repr(p) and seed.hex() not in repr(p)
+
+
 @pytest.mark.rule("PARAM-5")
 def test_scales_are_floats_of_a_positive_granularity() -> None:
-    with pytest.raises(ValueError, match=r"scale_dtype is torch\.int8"):
-        KVCacheQuantizationConfig(scale_dtype=torch.int8)
+    for no_float in (torch.int8, "float32"):
+        with pytest.raises(ValueError, match=r"scale_dtype is .*; use a floating-point type"):
+            KVCacheQuantizationConfig(scale_dtype=no_float)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="quantization_granularity is True"):
+        KVCacheQuantizationConfig(quantization_granularity=True)
     with pytest.raises(ValueError, match="quantization_granularity is 0"):
         KVCacheQuantizationConfig(quantization_granularity=0)
 
 
 @pytest.mark.rule("PARAM-5")
-def test_no_pages_cannot_be_allocated() -> None:
-    with pytest.raises(ValueError, match="total_num_pages is 0"):
-        params().allocate_buffers(0)
+@pytest.mark.parametrize("pages", [0, 1.5, "2", True])
+def test_what_is_no_number_of_pages_cannot_be_allocated(pages: Any) -> None:
+    with pytest.raises(ValueError, match=r"total_num_pages is .*; use a whole number from 1"):
+        params().allocate_buffers(pages)
 
 
 def assignments(shards: int) -> KVCacheAssignments:

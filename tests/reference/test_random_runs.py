@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.reference.conftest import Recorder
 
 from pagedkv.reference import (
     DeviceRef,
@@ -206,6 +207,7 @@ class RandomRuns(RuleBasedStateMachine):
                 )
             return params(**options)
 
+        self.recorder = Recorder()
         with_host = tiers not in ("null", "dkv")
         with_disk = tiers in ("tiered", "dkv with host and disk")
         config = KVConnectorConfig.model_validate(
@@ -227,6 +229,7 @@ class RandomRuns(RuleBasedStateMachine):
             pages,
             host_pages if with_host else 0,
             max_batch_size=8,
+            tracer=self.recorder,
             auto_land=False,
         )
         self.slots = Slots(self.manager)

@@ -139,6 +139,41 @@ def test_a_bound_below_one_is_refused(batch: int, length: int) -> None:
         compute_num_device_blocks(params(), 1000, batch, length)
 
 
+@pytest.mark.rule("PARAM-5")
+@pytest.mark.parametrize("value", ["1", True, 1.5, [1]])
+def test_a_size_of_the_wrong_type_is_refused_by_name(value: Any) -> None:
+    sizes: dict[str, Callable[[], object]] = {
+        "available_cache_memory": lambda: compute_num_device_blocks(params(), value, None, None),
+        "max_batch_size": lambda: compute_num_device_blocks(params(), 1000, value, None),
+        "max_seq_len": lambda: compute_num_device_blocks(params(), 1000, None, value),
+        "total_num_host_pages": lambda: compute_num_host_blocks(tiered(), value),
+        "free_bytes": lambda: available_cache_memory(value, 0, 0.5),
+        "weights_bytes": lambda: available_cache_memory(100, value, 0.5),
+        "device_memory_utilization": lambda: available_cache_memory(100, 0, value),
+    }
+    for field, compute in sizes.items():
+        with pytest.raises(ValueError, match=f"{field} is .*; use a (whole number|fraction)"):
+            compute()
+
+
+@pytest.mark.rule("PARAM-5")
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda given: compute_num_device_blocks(given, 1000, None, None),
+        lambda given: estimated_memory_size(given, 1000, 1, 1),
+        lambda given: compute_max_seq_len_fitting_in_cache(given, 1000),
+        compute_num_host_blocks,
+        compute_num_disk_blocks,
+        spec_decode_cache_slack,
+    ],
+)
+def test_sizes_of_what_is_no_caches_parameters_are_refused(compute: Callable[[Any], int]) -> None:
+    for given_params in (None, "tiered", [params()]):
+        with pytest.raises(ValueError, match=r"params is .*; pass KVCacheParams"):
+            compute(given_params)
+
+
 @pytest.mark.rule("SIZE-2")
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_a_size_of_whole_pages_gives_back_the_pages(pages: int, page_size: int) -> None:

@@ -112,6 +112,8 @@ TestWindows = pytest.mark.rule("LEN-5")(Windows.TestCase)
         (np.zeros((2, 2), dtype=np.int64), r"one-dimensional, got shape \(2, 2\)"),
         (np.zeros(2, dtype=np.int32), r"int64, got int32: use array.astype"),
         (np.zeros(0, dtype=np.int64), "must not be empty"),
+        ([1], r"tokens is \[1\]; give a numpy array: np\.array\(\.\.\., dtype=np\.int64\)"),
+        (None, "tokens is None; give a numpy array"),
     ],
 )
 def test_a_prompt_is_a_row_of_int64(array: Any, message: str) -> None:
@@ -124,6 +126,36 @@ def test_a_buffer_keeps_a_copy_of_the_prompt() -> None:
     tokens = TokenBuffer(prompt)
     prompt[0] = 9
     assert tokens.all.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("value", [1.5, True, "1", None, np.array([1, 2])])
+@pytest.mark.parametrize(
+    "move",
+    [
+        TokenBuffer.skip_processing,
+        TokenBuffer.rewind_processing,
+        TokenBuffer.chunk,
+        TokenBuffer.advance_with_token,
+        TokenBuffer.overwrite_last_token,
+        TokenBuffer.reset_as_new_prompt,
+        lambda tokens, value: tokens.overwrite_token_at_offset_from_end(value, 7),
+    ],
+)
+def test_what_is_no_whole_number_moves_nothing(
+    move: Callable[[TokenBuffer, Any], None], value: Any
+) -> None:
+    tokens = TokenBuffer(np.arange(3))
+    with pytest.raises(ValueError, match=r"is .*; use a whole number"):
+        move(tokens, value)
+    assert (tokens.all.tolist(), tokens.processed_length, tokens.active_length) == ([0, 1, 2], 0, 3)
+
+
+def test_numpys_whole_numbers_move_the_window() -> None:
+    tokens = TokenBuffer(np.arange(3))
+    tokens.skip_processing(np.int32(2))  # type: ignore[arg-type]
+    tokens.advance_with_token(np.uint16(7))  # type: ignore[arg-type]
+    assert tokens.all.tolist() == [0, 1, 2, 7]
+    assert type(tokens.processed_length) is int
 
 
 def test_a_buffer_describes_itself_in_one_line() -> None:
@@ -205,7 +237,19 @@ def test_a_context_is_done_at_its_maximum_length() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 0}, "max_length is 0; it must be at least 1"),
+        ({"max_length": 0}, "max_length is 0; use a whole number from 1"),
+        ({"max_length": "9"}, "max_length is '9'; use a whole number from 1"),
+        ({"tokens": [1, 2]}, r"tokens is \[1, 2\]; wrap an int64 array: TokenBuffer"),
+        ({"request_id": 5}, "request_id is 5; use text"),
+        ({"cache_salt": b"salt"}, "cache_salt is b'salt'; use text, or None"),
+        ({"adapter": 5}, "adapter is 5; use text, or None"),
+        ({"token_hash_overrides": [(0, 7)]}, r"overrides\[0\] is \(0, 7\); use TokenHashOverride"),
+        (
+            {"token_hash_overrides": [TokenHashOverride(2, 7), TokenHashOverride(3, 7)]},
+            r"token_hash_overrides\[1\] reaches token 3, but the prompt has 3 tokens",
+        ),
+        ({"images": [7]}, r"images\[0\] is 7; use ImageMetadata"),
+        ({"images": [ImageMetadata(1, 4)]}, r"images\[0\] reaches token 3, but the prompt has 3"),
         ({"max_length": 2}, "the prompt has 3 tokens, max_length is 2"),
         ({"external_block_metadata": "store:1"}, "external_block_metadata must be a mapping"),
     ],
@@ -254,6 +298,18 @@ def test_any_other_metadata_is_refused(value: object) -> None:
 def test_overrides_and_images_have_a_place_in_the_prompt() -> None:
     with pytest.raises(ValueError, match="token_idx is -1"):
         TokenHashOverride(-1, 7)
+    wrong_types: list[Callable[[], object]] = [
+        lambda: TokenHashOverride(1.5, 7),  # type: ignore[arg-type]
+        lambda: TokenHashOverride(1, "7"),  # type: ignore[arg-type]
+        lambda: ImageMetadata("0", 2),  # type: ignore[arg-type]
+        lambda: ImageMetadata(0, None),  # type: ignore[arg-type]
+        lambda: ImageMetadata(0, 2, 0.5),  # type: ignore[arg-type]
+    ]
+    for make_wrong in wrong_types:
+        with pytest.raises(ValueError, match=r"is .*; use a whole number"):
+            make_wrong()
+    with pytest.raises(ValueError, match="source is 5; name what the hash was taken of"):
+        TokenHashOverride(1, 7, 5)  # type: ignore[arg-type]
     for start, end in ((-1, 2), (2, 2), (3, 2)):
         with pytest.raises(ValueError, match=rf"image spans \[{start}, {end}\)"):
             ImageMetadata(start, end)

@@ -9,9 +9,17 @@ from functools import partial
 from pagedkv.traces.formats.csv_trace import CONTENT_FREE_BLOCK_SIZE, CsvColumns, CsvParser
 from pagedkv.traces.formats.format import Format
 
+
+def _seconds(text: str) -> float:
+    """A decimal number; Python's digit groups, as in ``1_000``, are no part of CSV."""
+    if "_" in text:
+        raise ValueError(f"{text!r} is no decimal number")
+    return float(text)
+
+
 COLUMNS = CsvColumns(
     arrival="Timestamp",
-    seconds=float,
+    seconds=_seconds,
     arrival_example="19440110.0, in seconds",
     input_length="Request tokens",
     output_length="Response tokens",

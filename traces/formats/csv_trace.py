@@ -1,9 +1,12 @@
 """Traces in CSV that know lengths but no content: every request counts as unique."""
 
 import csv
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.errors import InvalidFieldError, MalformedLineError
 from pagedkv.traces.formats.format import EMPTY_PROMPT
 from pagedkv.traces.oddities import Oddities
@@ -56,6 +59,11 @@ class CsvParser:
                 f"names no column {', '.join(map(repr, sorted(missing)))}",
                 remedy="the first line has to name the columns as the published file does",
             )
+        repeated = [name for name, count in Counter(self._names).items() if count > 1]
+        if repeated:
+            raise MalformedLineError(
+                f"names column {repeated[0]!r} twice", remedy="rename or remove one of the two"
+            )
 
     def __call__(self, text: str, number: int) -> WorkloadRequest | None:
         """See :class:`~pagedkv.traces.formats.format.LineParser`."""
@@ -73,7 +81,7 @@ class CsvParser:
             self._oddities.add(EMPTY_PROMPT, number)
             return None
         first_id = self._next_id
-        self._next_id += -(-input_length // self._block_size)
+        self._next_id += ceil_div(input_length, self._block_size)
         return WorkloadRequest.model_construct(
             arrival_ms=arrival_ms,
             input_length=input_length,
@@ -87,6 +95,8 @@ class CsvParser:
         name = self._columns.arrival
         try:
             seconds = self._columns.seconds(row[name])
+            if not math.isfinite(seconds):
+                raise ValueError("no origin to count from")
         except ValueError:
             raise InvalidFieldError(
                 "is not an arrival time",
@@ -103,7 +113,12 @@ class CsvParser:
     @staticmethod
     def _count(row: dict[str, str], name: str) -> int:
         text = row[name]
-        if not (text.isdecimal() and len(text) <= len(str(MAX_TOKENS)) and int(text) <= MAX_TOKENS):
+        if not (
+            text.isascii()
+            and text.isdecimal()
+            and len(text) <= len(str(MAX_TOKENS))
+            and int(text) <= MAX_TOKENS
+        ):
             raise InvalidFieldError(
                 "is not a number of tokens",
                 field=name,

@@ -9,11 +9,8 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
-STOPPED = {
-    signal.SIGINT: (signal.default_int_handler, "interrupted"),
-    signal.SIGTERM: (signal.SIG_DFL, "terminated"),
-}
-"""What stops a command: how Python handles the signal by default, and what to call it."""
+STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+"""The signals that stop a command, and what a command says then."""
 
 NO_STDOUT = 2
 """Exit status if stdout is closed from the start, which is a wrong way to start a command."""
@@ -35,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
                 raise
         if received:
             status = 128 + received[0]
-            print(f"pagedkv: {STOPPED[received[0]][1]}", file=sys.stderr)
+            print(f"pagedkv: {STOPPED[received[0]]}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -51,16 +48,15 @@ def stop_signals() -> Iterator[list[signal.Signals]]:
         received.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    handled = [
-        number for number, (usual, _) in STOPPED.items() if signal.getsignal(number) == usual
-    ]
-    for number in handled:
+    before = {number: signal.getsignal(number) for number in STOPPED}
+    usual = {n: h for n, h in before.items() if h in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in usual:
         signal.signal(number, stop)
     try:
         yield received
     finally:
-        for number in handled:
-            signal.signal(number, STOPPED[number][0])
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 def _run(arguments: list[str]) -> int:

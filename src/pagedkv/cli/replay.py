@@ -27,7 +27,7 @@ from pagedkv.cli.output import emit, fact_table, number, progress_bar, share, wa
 from pagedkv.implementations import UnknownImplementationError, resolve_implementation
 from pagedkv.traces.capacity import demand_of
 from pagedkv.traces.errors import UnreadableTraceError
-from pagedkv.traces.manager_call import ManagerCallError
+from pagedkv.traces.manager_call import ManagerCallError, call_manager
 from pagedkv.traces.reader import Workload
 from pagedkv.traces.replay_report import ReplayReport
 from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
@@ -158,9 +158,7 @@ def replay_command(
                 traceback.print_exception(error.__cause__)
             if isinstance(error, CommandError):
                 raise
-            raise ImplementationFailedError(
-                f"--impl {impl}: {error} (--traceback shows where)"
-            ) from error
+            raise ImplementationFailedError(f"--impl {impl}: {error}") from error
     warnings = workload.oddities.texts()
     warn(warnings)
     parameters = {
@@ -192,12 +190,11 @@ def checked(impl: str, factory: ManagerFactory) -> ManagerFactory:
 
     def build(setup: ReplaySetup) -> "SyncKVCacheManager":
         try:
-            manager = factory(setup)
-        except (Exception, SystemExit) as error:
+            manager = call_manager("the factory", lambda: factory(setup))
+        except ManagerCallError as error:
             raise CommandError(
-                f"--impl {impl} cannot build a manager of this size: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+                f"--impl {impl} cannot build a manager of this size: {error}"
+            ) from error.__cause__
         missing = [name for name in REQUIRED_METHODS if not callable(getattr(manager, name, None))]
         if missing:
             raise CommandError(

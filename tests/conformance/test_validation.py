@@ -1,0 +1,143 @@
+"""Recorded runs are fed to the reference: true ones pass, forged ones are found out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import settings
+from tests.reference.conftest import Making, Recorder
+from tests.reference.test_random_runs import RandomRuns, state_of
+
+from pagedkv.conformance.validation import Divergence, validate
+from pagedkv.reference import KVCacheParamInterface, PagedKVCacheManager, PrefixCacheHits
+from pagedkv.reference.events import (
+    AllocPlanned,
+    AllocReturned,
+    Event,
+    Stepped,
+    TransferLanded,
+)
+from pagedkv.specification import reference_specification
+from pagedkv.traces.events.codec import decode, encode
+from pagedkv.traces.events.setup import RunSetup
+
+
+def setup_of(manager: PagedKVCacheManager) -> RunSetup:
+    """How a reference manager was set up, as a trace says it."""
+    params: KVCacheParamInterface = manager.params
+    tiers = state_of(manager).connector.tiers
+    return RunSetup(
+        page_size=params.page_size,
+        total_num_pages=manager.total_num_blocks(),
+        replicas=params.data_parallel_degree,
+        max_batch_size=8,
+        host_pages=tiers["host"].capacity if "host" in tiers else None,
+        disk_pages=tiers["disk"].capacity if "disk" in tiers else None,
+        store="store" in tiers,
+        enable_prefix_caching=params.enable_prefix_caching,
+        write_policy=state_of(manager).connector.policy,
+        deduplication=params.deduplication,
+        speculative_method=params.speculative_method,
+        num_draft_tokens=params.num_draft_tokens,
+    )
+
+
+def written_and_read(events: list[Event]) -> list[Event]:
+    """The events as a trace file would hold them."""
+    return [decode(encode(n, event).decode())[1] for n, event in enumerate(events)]
+
+
+class RecordedRuns(RandomRuns):
+    """Every random run of the reference, whatever its interleaving, is one that it allows."""
+
+    def teardown(self) -> None:
+        if not hasattr(self, "manager"):
+            return
+        setup = setup_of(self.manager)
+        super().teardown()
+        events = written_and_read(self.recorder.events)
+        assert validate(setup, events, reference_specification) == len(events)
+
+
+RecordedRuns.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+TestRecordedRuns = RecordedRuns.TestCase
+
+
+def a_run() -> tuple[RunSetup, list[Event]]:
+    """Three requests, the last of which finds its prefix in two tiers."""
+    make, recorder = Making(), Recorder()
+    manager = make.manager(make.tiered_params(), pages=4, host_pages=8, tracer=recorder)
+    for n, tokens in enumerate((range(9), range(100, 109), range(9))):
+        ctx = make.admit(manager, tokens, request_id=f"r{n}")
+        make.forward(manager, ctx)
+        manager.release(ctx.request_id, 0)
+    return setup_of(manager), recorder.events
+
+
+def forge(
+    kind: type[Event], change: Callable[..., Event], *, last: bool = True
+) -> tuple[RunSetup, list[Event], int]:
+    """The run with one event changed, and its place."""
+    setup, events = a_run()
+    places = [n for n, event in enumerate(events) if isinstance(event, kind)]
+    place = places[-1 if last else 0]
+    events[place] = change(events[place])
+    return setup, events, place
+
+
+def test_a_true_run_passes() -> None:
+    setup, events = a_run()
+    assert validate(setup, events, reference_specification) == len(events)
+
+
+def test_transfers_may_have_other_names() -> None:
+    setup, events = a_run()
+    lines = [encode(n, event).decode() for n, event in enumerate(events)]
+    renamed = [decode(line.replace("load-", "copy/"))[1] for line in lines]
+    assert renamed != events
+    assert validate(setup, renamed, reference_specification) == len(events)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "reason"),
+    [
+        (AllocPlanned, lambda e: replace(e, hits=PrefixCacheHits()), "hits: expected"),
+        (AllocPlanned, lambda e: replace(e, pages=e.pages[::-1]), "pages: expected"),
+        (AllocPlanned, lambda e: replace(e, waits_for=()), "waits_for: expected"),
+        (AllocReturned, lambda e: replace(e, processed=e.processed + 1), "processed: expected"),
+        (Stepped, lambda e: replace(e, pages=()), "pages: expected"),
+        (TransferLanded, lambda e: replace(e, transfer="offload-99"), "refuses"),
+    ],
+)
+def test_a_forged_event_is_the_first_divergence(
+    kind: type[Event], change: Callable[..., Event], reason: str
+) -> None:
+    setup, events, place = forge(kind, change)
+    divergence = validate(setup, events, reference_specification)
+    assert isinstance(divergence, Divergence)
+    assert divergence.seq == place
+    assert reason in divergence.reason
+
+
+def test_an_implementation_that_always_misses_diverges() -> None:
+    """Playing safe is no way to pass: the reference hits."""
+    make, recorder = Making(), Recorder()
+    manager = make.manager(tracer=recorder)
+    for n in range(2):
+        state_of(manager).pools[0].reset()
+        make.serve(manager, range(9), request_id=f"r{n}")
+    divergence = validate(setup_of(manager), recorder.events, reference_specification)
+    assert isinstance(divergence, Divergence)
+    assert isinstance(divergence.expected, AllocPlanned)
+    assert divergence.expected.hits == PrefixCacheHits(device_blocks=2)
+
+
+def test_an_allocation_cannot_return_before_its_load_has_landed() -> None:
+    setup, events = a_run()
+    returned = max(n for n, event in enumerate(events) if isinstance(event, AllocReturned))
+    assert isinstance(events[returned - 1], TransferLanded)
+    events[returned - 1], events[returned] = events[returned], events[returned - 1]
+    divergence = validate(setup, events, reference_specification)
+    assert isinstance(divergence, Divergence)
+    assert divergence.seq == returned - 1
+    assert "waits for transfers" in divergence.reason
