@@ -198,6 +198,7 @@ def _peer_copy(
 def _refuse(
     state: State, ctx: Context, replica_idx: int, need: Need, digests: Sequence[bytes]
 ) -> NoReturn:
+    """Report that it does not fit, and nothing else (EVENT-4)."""
     pool = state.pools[replica_idx]
     free = need.free_for(pool)
     context = state.snapshot(ctx, digests)
@@ -221,7 +222,10 @@ def _undo(state: State, request: Request) -> None:
 
 
 def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> None:
-    """Advance the context (EVENT-3), and count what the cache served (METRIC-1, METRIC-4)."""
+    """Advance the context (EVENT-3), and count what the cache served (METRIC-1, METRIC-4).
+
+    Only here, so that a refused or undone allocation has counted nothing (METRIC-3).
+    """
     if request.dummy:
         return
     processed = ctx.tokens.processed_length

@@ -29,12 +29,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pagedkv.reference.device import DeviceLike, DeviceRef
-from pagedkv.reference.params import (
-    KVCacheParams,
-    KVCacheQuantizationConfig,
-    KVConnectorType,
-    SpeculativeMethod,
-)
+from pagedkv.reference.param_interface import KVConnectorType, SpeculativeMethod, check_type
+from pagedkv.reference.params import KVCacheParams, KVCacheQuantizationConfig
 from pagedkv.reference.tensor_types import DType
 
 ENVIRONMENT_PREFIX = "PAGEDKV_"
@@ -110,13 +106,14 @@ class ConfigFileModel(BaseModel):
         if not isinstance(data, Mapping):
             return validate(data)
         config_file, section_name = data.get("config_file"), data.get("section_name")
-        if config_file is None and section_name is not None:
-            raise ValueError(
-                f"section_name is {section_name!r}, but there is no config_file to read it "
-                "from; name the file"
-            )
-        # What is no text cannot be looked up; pydantic says so best.
-        if not isinstance(config_file, str) or not isinstance(section_name, str | None):
+        for name in FILE_FIELDS & data.keys():
+            check_type(name, data[name], str | None, "use text")
+        if config_file is None:
+            if section_name is not None:
+                raise ValueError(
+                    f"section_name is {section_name!r}, but there is no config_file to read it "
+                    "from; name the file"
+                )
             return validate(data)
         section, place = cls._read(Path(config_file), section_name)
         try:

@@ -235,6 +235,8 @@ class TextContext:
         self._check_hash_overrides()
 
     def _check_hash_overrides(self) -> None:
+        for name in ("token_hash_overrides", "images"):
+            check_type(name, getattr(self, name), list | tuple, "give a list")
         for i, override in enumerate(self.token_hash_overrides):
             name = f"token_hash_overrides[{i}]"
             check_type(name, override, TokenHashOverride, "use TokenHashOverride(position, hash)")

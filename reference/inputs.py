@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
-from numbers import Integral
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 
 from pagedkv.reference.tensor_types import Buffer, BufferType, SymbolicType, TensorType
@@ -39,7 +39,7 @@ class BatchCharacteristics:
         """Raises ``ValueError`` for a bound that is no whole number of int32, or negative."""
         for field in fields(self):
             bound = getattr(self, field.name)
-            whole = isinstance(bound, Integral) and not isinstance(bound, bool)
+            whole = isinstance(bound, int | np.integer) and not isinstance(bound, bool)
             if not whole or not 0 <= bound <= INT32_MAX:
                 raise ValueError(
                     f"{field.name} is {bound!r}; use a whole number from 0 to {INT32_MAX:,}"

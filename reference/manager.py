@@ -44,7 +44,7 @@ from pagedkv.reference.media import Media
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.params import KVCacheParamInterface
 from pagedkv.reference.pool import PagePool, PoolStatistics
-from pagedkv.reference.sizing import check_host_memory
+from pagedkv.reference.start_checks import check_sizes
 from pagedkv.reference.state import AllocPlan, State
 from pagedkv.reference.tensor_types import Buffer
 from pagedkv.reference.tier_names import FailReason, LowerTier
@@ -94,16 +94,7 @@ class PagedKVCacheManager:
         media: Media | None = None,
         auto_land: bool = True,
     ) -> None:
-        for name, value, least in (
-            ("total_num_pages", total_num_pages, 1),
-            ("total_num_host_pages", total_num_host_pages, 0),
-            ("max_batch_size", max_batch_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
-        if all(device.is_cpu() for device in params.devices):
-            nbytes = params.bytes_per_block * (total_num_pages + 1) * params.data_parallel_degree
-            check_host_memory("total_num_pages", nbytes)
+        check_sizes(params, total_num_pages, total_num_host_pages, max_batch_size)
         self.params = params
         """The parameters the manager was made with."""
         self.session = session

@@ -110,6 +110,7 @@ class MultiKVCacheParams(KVCacheParamInterface):
                 them or from what is declared here.
         """
         children = _checked(self.params)
+        check_type("names", self.names, list | tuple, "give a list of texts")
         names = tuple(self.names) or _default_names(len(children))
         for name in names:
             check_type("names", name, str, "give every cache a text of its own")

@@ -186,10 +186,9 @@ class TokenBuffer:
         """Count the window as processed, and add ``token`` as the one active token.
 
         Raises:
-            ValueError: The buffer is chunked: prompt tokens still wait. Or ``token`` is no whole
-                number.
+            ValueError: The buffer is chunked: prompt tokens still wait. Or ``token`` is no int64.
         """
-        token = whole_number("token", token)
+        token = _token(token)
         if self.actively_chunked:
             raise ValueError("cannot add a token to a chunked buffer: advance_chunk() first")
         if self._length == len(self._storage):
@@ -202,11 +201,11 @@ class TokenBuffer:
         """Replace the token ``offset_from_end`` places before the end; 1 is the last one.
 
         Raises:
-            ValueError: The offset is not between 1 and ``len(self)``, or one of the two is no
-                whole number.
+            ValueError: The offset is no whole number between 1 and ``len(self)``, or ``token`` no
+                int64.
         """
         offset_from_end = whole_number("offset_from_end", offset_from_end)
-        token = whole_number("token", token)
+        token = _token(token)
         if not 1 <= offset_from_end <= self._length:
             raise ValueError(
                 f"offset_from_end is {offset_from_end}; it must be between 1 and {self._length}"
@@ -240,3 +239,11 @@ class TokenBuffer:
             f"TokenBuffer(len={self._length}, prompt={self._prompt_length}, "
             f"processed={self._processed}, active={self.active_length})"
         )
+
+
+def _token(token: int) -> int:
+    """The token as a plain ``int``, if it is one that fits int64."""
+    token = whole_number("token", token)
+    if not -(2**63) <= token < 2**63:
+        raise ValueError(f"token is {token}; token ids are int64")
+    return token

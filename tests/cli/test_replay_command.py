@@ -86,7 +86,8 @@ def test_no_line_is_wider_than_the_terminal(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--page-size 0", "'--page-size'"),
+        ("--page-size 0", "'--page-size': '0' is no whole number from 1 to 100000000."),
+        ("--page-size 1.5", "'--page-size': '1.5' is no whole number"),
         ("--pages 0", "'--pages': '0' is no number from 1 to 1000000000 and not 'unbounded'"),
         ("--pages many", "'--pages'"),
         ("--host-pages -1", "'--host-pages'"),
@@ -104,6 +105,7 @@ def test_no_line_is_wider_than_the_terminal(
         ("--impl builtins:str", "built a str, which lacks what a replay calls: claim"),
         ("--pages 900000000", "total_num_pages needs"),
         ("--json /no/such/folder/file", "'--json': '/no/such/folder/file': its folder does"),
+        ("--impl .nobody:make", "'.nobody:make' is no implementation"),
         ("--colour red", "--colour"),
     ],
 )
@@ -115,6 +117,79 @@ def test_wrong_options_are_told_in_one_line(
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert outcome.out == ""
+
+
+IMPLEMENTATION = """
+from pagedkv.implementations import reference_manager
+
+class Odd(Exception):
+    def format_message(self):
+        return "an option is wrong"
+
+def raises(error):
+    def alloc(ctx, replica_idx):
+        raise error
+
+    def factory(setup):
+        manager = reference_manager(setup)
+        manager.alloc = alloc
+        return manager
+
+    return factory
+
+disk_full = raises(OSError(28, "No space left on device"))
+pipe = raises(BrokenPipeError(32, "Broken pipe"))
+leaves = raises(SystemExit(0))
+odd = raises(Odd("odd"))
+
+def unbuilt(setup):
+    raise SystemExit(0)
+
+async def later(setup):
+    pass
+"""
+
+
+@pytest.fixture
+def implementation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of implementations that fail in ways a command might take for its own."""
+    (tmp_path / "failing_implementations.py").write_text(IMPLEMENTATION)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "failing_implementations"
+
+
+@pytest.mark.parametrize(
+    ("factory", "exception"),
+    [
+        ("disk_full", "OSError: [Errno 28] No space left on device"),
+        ("pipe", "BrokenPipeError: [Errno 32] Broken pipe"),
+        ("leaves", "SystemExit: 0"),
+        ("odd", "Odd: odd"),
+    ],
+)
+def test_a_failing_implementation_is_told_in_one_line_with_the_call(
+    pagedkv: Pagedkv, workload: Path, implementation: str, factory: str, exception: str
+) -> None:
+    name = f"{implementation}:{factory}"
+    outcome = pagedkv("replay", workload, "--impl", name)
+    complaint = f"pagedkv: --impl {name}: alloc raised {exception}\n"
+    assert (outcome.status, outcome.out, outcome.err) == (1, "", complaint)
+    outcome = pagedkv("replay", workload, "--impl", name, "--traceback")
+    assert outcome.err.startswith("Traceback")
+    assert 'failing_implementations.py", line' in outcome.err
+    assert outcome.err.endswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("factory", "problem"),
+    [("unbuilt", "raised SystemExit: 0"), ("later", "is asynchronous")],
+)
+def test_a_failing_factory_is_a_wrong_option(
+    pagedkv: Pagedkv, workload: Path, implementation: str, factory: str, problem: str
+) -> None:
+    outcome = pagedkv("replay", workload, "--impl", f"{implementation}:{factory}")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"cannot build a manager of this size: the factory {problem}" in outcome.err
 
 
 def test_a_trace_without_requests_is_told_as_that(pagedkv: Pagedkv, tmp_path: Path) -> None:

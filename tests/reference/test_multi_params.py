@@ -195,6 +195,8 @@ def test_names_are_unique_and_without_dots() -> None:
         MultiKVCacheParams.from_params(leaf(), cache_0=leaf())
     with pytest.raises(ValueError, match="without dots"):
         MultiKVCacheParams.from_params(**{"a.b": leaf()})
+    with pytest.raises(ValueError, match="names is 'ab'; give a list of texts"):
+        MultiKVCacheParams([leaf(), leaf()], 4, 1, 2, None, None, names="ab")
     with pytest.raises(ValueError, match="names is 1; give every cache a text"):
         MultiKVCacheParams([leaf()], 4, 1, 2, None, None, names=[1])  # type: ignore[list-item]
 

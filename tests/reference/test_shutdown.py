@@ -30,6 +30,7 @@ CALLS: dict[str, Callable[[PagedKVCacheManager, Any], object]] = {
     "pending_transfers_exist": lambda manager, ctx: manager.pending_transfers_exist(),
     "renew_write_budget": lambda manager, ctx: manager.renew_write_budget(),
     "poison": lambda manager, ctx: manager.poison(0, "its device failed"),
+    "clean_pages": lambda manager, ctx: manager.clean_pages(0, []),
     "in_flight": lambda manager, ctx: manager.in_flight(),
     "get_prefix_cache_hit_counts": lambda manager, ctx: manager.get_prefix_cache_hit_counts(ctx),
     "get_pct_used_blocks_after_allocation": lambda manager, ctx: (

@@ -307,9 +307,9 @@ def test_a_managers_host_tier_is_as_large_as_the_pages_or_else_the_gigabytes(mak
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"pages": 0}, "total_num_pages is 0; it must be at least 1"),
-        ({"host_pages": -1}, "total_num_host_pages is -1; it must be at least 0"),
-        ({"max_batch_size": 0}, "max_batch_size is 0; it must be at least 1"),
+        ({"pages": 0}, "total_num_pages is 0; it must be a whole number from 1"),
+        ({"host_pages": -1}, "total_num_host_pages is -1; it must be a whole number from 0"),
+        ({"max_batch_size": 0}, "max_batch_size is 0; it must be a whole number from 1"),
     ],
 )
 def test_a_managers_impossible_sizes_are_refused_by_name(

@@ -150,6 +150,15 @@ def test_what_is_no_whole_number_moves_nothing(
     assert (tokens.all.tolist(), tokens.processed_length, tokens.active_length) == ([0, 1, 2], 0, 3)
 
 
+@pytest.mark.parametrize("token", [2**63, -(2**63) - 1])
+def test_a_token_fits_int64(token: int) -> None:
+    tokens = TokenBuffer(np.arange(3))
+    for take in (tokens.advance_with_token, tokens.overwrite_last_token):
+        with pytest.raises(ValueError, match=f"token is {token}; token ids are int64"):
+            take(token)
+    assert tokens.all.tolist() == [0, 1, 2]
+
+
 def test_numpys_whole_numbers_move_the_window() -> None:
     tokens = TokenBuffer(np.arange(3))
     tokens.skip_processing(np.int32(2))  # type: ignore[arg-type]
@@ -248,6 +257,8 @@ def test_a_context_is_done_at_its_maximum_length() -> None:
             {"token_hash_overrides": [TokenHashOverride(2, 7), TokenHashOverride(3, 7)]},
             r"token_hash_overrides\[1\] reaches token 3, but the prompt has 3 tokens",
         ),
+        ({"images": None}, "images is None; give a list"),
+        ({"token_hash_overrides": 7}, "token_hash_overrides is 7; give a list"),
         ({"images": [7]}, r"images\[0\] is 7; use ImageMetadata"),
         ({"images": [ImageMetadata(1, 4)]}, r"images\[0\] reaches token 3, but the prompt has 3"),
         ({"max_length": 2}, "the prompt has 3 tokens, max_length is 2"),

@@ -218,3 +218,12 @@ def test_a_request_that_goes_on_does_not_use_its_blocks_again(make: Making) -> N
         make.forward(manager, ctx, token=token)
         manager.alloc(ctx, 0)
     assert pages_of_host(manager) == 0
+
+
+@pytest.mark.rule("TIER-7")
+def test_only_dirty_pages_can_be_cleaned(make: Making) -> None:
+    manager = make.manager(write_back(make), pages=4, host_pages=4)
+    make.serve(manager, A)
+    with pytest.raises(ValueError, match=r"pages \[3\] of replica 0 are not dirty"):
+        manager.clean_pages(0, [0, 3])
+    assert pages_of_host(manager) == 0

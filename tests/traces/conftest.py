@@ -9,7 +9,7 @@ import pytest
 from pagedkv.traces import Workload
 
 REPOSITORY = Path(__file__).parents[2]
-MOONCAKE = REPOSITORY.parent / "shared" / "data" / "mooncake_conversation_trace.jsonl"
+BESIDE_THE_CHECKOUT = REPOSITORY.parent / "shared" / "data" / "mooncake_conversation_trace.jsonl"
 
 TraceOf = Callable[..., Workload]
 
@@ -28,10 +28,14 @@ def trace_of(tmp_path: Path) -> TraceOf:
 
 @pytest.fixture(scope="session")
 def mooncake() -> Workload:
-    """Mooncake's conversation trace, which is not part of the repository."""
-    path = Path(os.environ.get("PAGEDKV_MOONCAKE_TRACE", MOONCAKE))
+    """Mooncake's conversation trace, which is not part of the repository.
+
+    It is the file that PAGEDKV_MOONCAKE_TRACE names, or one in a ``shared/data`` folder beside
+    the checkout.
+    """
+    path = Path(os.environ.get("PAGEDKV_MOONCAKE_TRACE", BESIDE_THE_CHECKOUT))
     if not path.is_file():
         pytest.skip(
-            f"{path} is not there; set PAGEDKV_MOONCAKE_TRACE to Mooncake's conversation trace"
+            "PAGEDKV_MOONCAKE_TRACE does not name the file of Mooncake's conversation trace"
         )
     return Workload(path)

@@ -1,10 +1,14 @@
 """Public traces are read as they are published."""
 
+import json
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from pagedkv.traces import Workload, WorkloadRequest
+from pagedkv.traces import Workload, WorkloadRequest, write_workload
 from pagedkv.traces.errors import InvalidFieldError, MalformedLineError, UnknownFormatError
 from pagedkv.traces.prefix_ids import chained
 
@@ -155,9 +159,46 @@ def test_block_size_can_be_told_where_the_format_does_not_say(trace_of: TraceOf)
     assert len(list(trace_of(line, block_size=64))) == 1
 
 
+def delayed(**timing: float) -> str:
+    fields = {"session_id": "a", "input_length": 9, "output_length": 1, "hash_ids": [1], **timing}
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ((BAILIAN.replace("61.114", "1e308"),), "arrival_ms = inf is no arrival time; give"),
+        ((*BURSTGPT, "1e308,ChatGPT,9,9,18,API log"), "arrival_ms = inf is no arrival time"),
+        ((*BURSTGPT, "inf,ChatGPT,9,9,18,API log"), "Timestamp = 'inf' is not an arrival time"),
+        ((*BURSTGPT, "nan,ChatGPT,9,9,18,API log"), "Timestamp = 'nan' is not an arrival time"),
+        ((*BURSTGPT, "1_0,ChatGPT,9,9,18,API log"), "Timestamp = '1_0' is not an arrival time"),
+        ((delayed(timestamp=9e18), delayed(delay=9e18)), "arrival_ms = 1.8e.19 is no arrival"),
+    ],
+)
+def test_times_that_the_own_format_cannot_hold_are_refused(
+    trace_of: TraceOf, lines: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InvalidFieldError, match=message):
+        list(trace_of(*lines))
+
+
+def test_a_column_that_is_named_twice_is_an_error(trace_of: TraceOf) -> None:
+    with pytest.raises(MalformedLineError, match="line 1: names column 'TIMESTAMP' twice"):
+        list(trace_of(AZURE[0] + ",TIMESTAMP", AZURE[1] + ",9"))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are always Unicode")
+def test_a_file_whose_name_is_no_text_can_be_imported(tmp_path: Path) -> None:
+    trace = tmp_path / os.fsdecode(b"mooncake\xff")
+    trace.write_text(MOONCAKE)
+    workload = Workload(trace)
+    write_workload(tmp_path / "w", workload.header, workload)
+    assert Workload(tmp_path / "w").header.origin == "mooncake trace mooncake\ufffd"
+
+
 def test_a_format_can_be_forced(trace_of: TraceOf) -> None:
     assert trace_of(BAILIAN, format="mooncake", block_size=16).format.name == "mooncake"
-    with pytest.raises(MalformedLineError, match="names no column 'ContextTokens'"):
+    with pytest.raises(MalformedLineError, match="trace, line 1: names no column 'ContextTokens'"):
         list(trace_of(MOONCAKE, format="azure"))
     with pytest.raises(UnknownFormatError, match="the formats are pagedkv, bailian"):
         trace_of(MOONCAKE, format="parquet")

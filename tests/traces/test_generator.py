@@ -16,9 +16,11 @@ from pagedkv.traces import (
     write_workload,
 )
 from pagedkv.traces.arrivals import ARRIVALS
+from pagedkv.traces.errors import InvalidFieldError
 from pagedkv.traces.generator import blocks_of
 from pagedkv.traces.scenario import MIX, SCENARIOS
 from pagedkv.traces.shipped import DEMO_PARAMETERS, DEMO_WORKLOAD
+from pagedkv.traces.workload import MAX_TOKENS
 
 scenarios = st.sampled_from([MIX, *SCENARIOS])
 
@@ -65,6 +67,12 @@ def test_as_many_requests_and_sessions_as_asked_in_order_of_arrival(
 def test_more_sessions_than_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="sessions is 6, more than the 5 requests"):
         GeneratorParameters(requests=5, sessions=6)
+
+
+def test_a_request_longer_than_the_format_allows_is_not_generated() -> None:
+    parameters = GeneratorParameters(requests=20, input_tokens=MAX_TOKENS, block_size=MAX_TOKENS)
+    with pytest.raises(InvalidFieldError, match="above the 100000000 tokens"):
+        list(generate(parameters)[1])
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -16,8 +16,10 @@ from pagedkv.implementations import (
     reference_manager,
     resolve_implementation,
 )
+from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.interfaces import SyncKVCacheManager
 from pagedkv.traces import Workload, WorkloadRequest, summarise
+from pagedkv.traces.manager_call import ManagerCallError
 from pagedkv.traces.percentile import percentile
 from pagedkv.traces.replay import ReplayOptions, replay
 from pagedkv.traces.replay_report import CallTimes, ReplayReport
@@ -201,6 +203,7 @@ def test_what_a_readmission_finds_again_is_no_hit_of_the_workload() -> None:
     report, _ = run(
         *[request(i, output=2 * PAGE) for i in range(2)], pages=4, concurrency=2, decode=True
     )
+    assert report.pages_hit_again is not None
     assert report.pages_hit_again > 0
     assert (report.pages_hit, report.tokens_hit) == (0, 0), "nothing repeats in this workload"
 
@@ -275,15 +278,77 @@ def test_a_counter_that_an_implementation_lacks_is_null_not_zero() -> None:
         return cast("SyncKVCacheManager", Sparse(reference_manager(setup)))
 
     report = replay([request(0)], PAGE, factory, ReplaySetup(PAGE, 5))
-    assert (report.evictions, report.tokens_hit) == (None, None)
+    assert (report.evictions, report.tokens_hit, report.pages_hit_again) == (None, None, None)
     assert report.hits_by_tier["device"] == 0
     assert report.hits_by_tier["host"] is None
     assert report.pages_hit == 0
 
 
+def replay_broken(patience_s: float = 60.0, **methods: Callable[..., Any]) -> ReplayReport:
+    """Replay one request on a real manager of which some methods are replaced."""
+
+    def factory(setup: ReplaySetup) -> SyncKVCacheManager:
+        manager = Recorder(reference_manager(setup))
+        vars(manager).update(methods)
+        return cast("SyncKVCacheManager", manager)
+
+    options = ReplayOptions(patience_s=patience_s)
+    return replay([request(0)], PAGE, factory, ReplaySetup(PAGE, 5), options)
+
+
+def fail(error: BaseException) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize("name", ["claim", "alloc", "step", "release", "get_metrics_aggregated"])
+@pytest.mark.parametrize("error", [OSError("full"), BrokenPipeError(), SystemExit(0), KeyError(1)])
+def test_whatever_a_manager_raises_is_told_as_the_failure_of_that_call(
+    name: str, error: BaseException
+) -> None:
+    with pytest.raises(ManagerCallError, match=f"^{name} raised {type(error).__name__}: ") as told:
+        replay_broken(**{name: lambda *_: fail(error)})
+    assert told.value.call == name
+    assert told.value.__cause__ is error
+
+
+def test_an_interrupt_is_nobodys_failure() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        replay_broken(alloc=lambda *_: fail(KeyboardInterrupt()))
+
+
+def test_the_first_failure_is_told_not_that_of_the_shutdown_after_it() -> None:
+    with pytest.raises(ManagerCallError, match="first"):
+        replay_broken(
+            alloc=lambda *_: fail(OSError("first")), shutdown=lambda: fail(OSError("second"))
+        )
+
+
+def test_an_asynchronous_method_is_told_as_that() -> None:
+    async def alloc(*_: Any) -> None: ...
+
+    with pytest.raises(ManagerCallError, match="alloc is asynchronous: a replay needs"):
+        replay_broken(alloc=alloc)
+
+
+def test_a_counter_that_is_no_whole_number_is_a_failure() -> None:
+    metrics = SimpleNamespace(device_blocks_served=float("nan"))
+    with pytest.raises(ManagerCallError, match="get_metrics_aggregated raised TypeError"):
+        replay_broken(get_metrics_aggregated=lambda: metrics)
+
+
+def test_transfers_that_never_end_are_waited_for_no_longer_than_asked() -> None:
+    refusal = InsufficientBlocksError(needed=1, free=0, total=5)
+    with pytest.raises(ManagerCallError, match="still says so after 0 s without progress"):
+        replay_broken(
+            patience_s=0,
+            alloc=lambda *_: fail(refusal),
+            pending_transfers_exist=lambda replica: True,
+        )
+
+
 def test_setups_that_cannot_be_are_refused(tmp_path: Path) -> None:
     cases: list[tuple[Callable[[], ReplaySetup], str]] = [
-        (lambda: ReplaySetup(0, 1), "page_size is 0"),
+        (lambda: ReplaySetup(0, 1), "page_size is 0; it must be 1 or more"),
         (lambda: ReplaySetup(1, 0), "total_num_pages is 0"),
         (lambda: ReplaySetup(1, 1, -1), "total_num_host_pages is -1"),
         (lambda: ReplaySetup(1, 1, 0, 1, tmp_path), "need host pages"),
@@ -313,7 +378,8 @@ def test_implementations_are_found_by_name() -> None:
         ("", "is no implementation: use 'reference' or"),
         ("os", "is no implementation"),
         (":factory", "is no implementation"),
-        ("no_such_module:factory", "cannot be imported"),
+        (".relative:factory", "is no implementation"),
+        ("no_such_module:factory", "cannot be imported .* install it, or add its folder"),
         ("os:no_such_factory", "has no function 'no_such_factory'"),
         ("os:sep", "has no function 'sep'"),
     ],
@@ -321,6 +387,23 @@ def test_implementations_are_found_by_name() -> None:
 def test_implementations_that_do_not_exist_are_told_apart(name: str, message: str) -> None:
     with pytest.raises(UnknownImplementationError, match=message):
         resolve_implementation(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("def (", "SyntaxError: invalid syntax"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, problem: str
+) -> None:
+    (tmp_path / "broken_implementation.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownImplementationError, match=f"{problem}.*; correct the module"):
+        resolve_implementation("broken_implementation:factory")
 
 
 @pytest.mark.parametrize(

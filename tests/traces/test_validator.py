@@ -56,6 +56,12 @@ GOOD = request()
         (request(hash_ids="[0]"), InvalidFieldError, "blocks of 4 need 2; give one id per block"),
         (request(hash_ids=f"[0, {2**61}]"), InvalidFieldError, "number the blocks densely from 0"),
         (request(hash_ids=None), InvalidFieldError, "has no field 'hash_ids'; add it: one id per"),
+        (
+            GOOD[:-1] + ', "output_length": 1}',
+            MalformedLineError,
+            "names field 'output_length' twi",
+        ),
+        (request(arrival_ms="1e19"), InvalidFieldError, "less than or equal to 92233"),
         (request(colour=3), InvalidFieldError, "colour = 3 is not a field of this format; remove"),
         (request(hash_ids="[5, 1]"), BrokenChainError, "stands at position 1, after id 5, but sto"),
         (request(hash_ids="[1, 0]"), BrokenChainError, "stands at position 0, first, but stood at"),
@@ -82,6 +88,10 @@ def test_damage_in_a_line_is_found(
         ("once upon a time", UnknownFormatError, "has the fields of no known format; name the"),
         ('{"a": 1}', UnknownFormatError, "has the fields of no known format; name the format"),
         (HEADER.replace("1", "2", 1), UnknownFormatError, "version 2, this program reads up to"),
+        (HEADER.replace("1", "0", 1), InvalidFieldError, "it holds: the number 1, the only versio"),
+        (HEADER.replace("1", "true", 1), InvalidFieldError, "version = True should be a valid int"),
+        (HEADER.replace("4", "4" * 40), InvalidFieldError, "less than or equal to 100000000"),
+        (HEADER[:-1] + ',"block_size":5}', MalformedLineError, "names field 'block_size' twice"),
         (HEADER.replace("4", "0"), InvalidFieldError, "block_size = 0 should be greater"),
         (HEADER.replace("block_", ""), InvalidFieldError, "has no field 'block_size'"),
         (HEADER.replace("pagedkv-", ""), InvalidFieldError, "format = 'workload' should be 'pag"),
@@ -101,6 +111,7 @@ def test_damage_in_the_first_line_is_found(
         ("2023-11-16 18:15:46,374", "line 2: has 2 columns, the first line names 3"),
         ("yesterday,374,44", "TIMESTAMP = 'yesterday' is not an arrival time; write it like 2023"),
         ("2023-11-16 18:15:46,-4,44", "ContextTokens = '-4' is not a number of tokens; write a w"),
+        ("2023-11-16 18:15:46,٣,4", "ContextTokens = '٣' is not a number of tokens"),
         ("2023-11-16 18:15:46,374,", "GeneratedTokens = '' is not a number of tokens"),
         ("2023-11-16 18:15:46," + "9" * 5000 + ",4", "is not a number of tokens"),
         ("2023-11-16 18:15:46," + "9" * 200_000 + ",4", "is not valid CSV"),
@@ -141,6 +152,15 @@ def test_what_is_no_text_file_is_told_as_that(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UnreadableTraceError, match=message):
             Workload(tmp_path / name)
+
+
+@pytest.mark.parametrize("line", [1, 3, 1000])
+def test_bytes_that_are_no_text_are_found_in_their_line(tmp_path: Path, line: int) -> None:
+    lines = [HEADER.encode(), *[GOOD.encode()] * 2000]
+    lines[line - 1] = b"\xff"
+    (tmp_path / "w").write_bytes(b"\n".join(lines))
+    with pytest.raises(UnreadableTraceError, match=f"w, line {line}: is not UTF-8 text"):
+        list(Workload(tmp_path / "w"))
 
 
 def test_validation_stops_at_the_largest_number_of_errors(trace_of: TraceOf) -> None:

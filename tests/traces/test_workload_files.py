@@ -1,5 +1,6 @@
 """The package's own format: what is written is what is read, or nothing is written."""
 
+import errno
 import gzip
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagedkv.traces import Workload, WorkloadHeader, WorkloadRequest, write_workload
+from pagedkv.traces.atomic_file import replace_file
+from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.errors import InvalidFieldError
 
 BLOCK_SIZE = 4
@@ -21,7 +24,7 @@ names = st.none() | st.text(max_size=5)
 @st.composite
 def requests(draw: st.DrawFn) -> WorkloadRequest:
     input_length = draw(st.integers(1, 40))
-    blocks = -(-input_length // BLOCK_SIZE)
+    blocks = ceil_div(input_length, BLOCK_SIZE)
     return WorkloadRequest(
         arrival_ms=draw(st.floats(0, 1e12)),
         input_length=input_length,
@@ -81,6 +84,21 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     write_workload(tmp_path / "link", HEADER, [A_REQUEST])
     assert (tmp_path / "link").is_symlink()
     assert list(Workload(tmp_path / "target")) == [A_REQUEST]
+
+
+def test_a_link_that_leads_to_itself_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        write_workload(tmp_path / "loop", HEADER, [A_REQUEST])
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file_not_of_a_temporary_one(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(OSError, match="No space") as told, replace_file(tmp_path / "w"):
+        raise OSError(errno.ENOSPC, "No space left on device", "elsewhere")
+    assert told.value.filename == str(tmp_path / "w")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_devices_are_never_replaced() -> None:
