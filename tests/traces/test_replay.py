@@ -284,7 +284,7 @@ def test_a_counter_that_an_implementation_lacks_is_null_not_zero() -> None:
     assert report.pages_hit == 0
 
 
-def replay_broken(patience_s: float = 60.0, **methods: Callable[..., Any]) -> ReplayReport:
+def replay_broken(methods: dict[str, Callable[..., Any]], patience_s: float = 60) -> ReplayReport:
     """Replay one request on a real manager of which some methods are replaced."""
 
     def factory(setup: ReplaySetup) -> SyncKVCacheManager:
@@ -306,20 +306,23 @@ def test_whatever_a_manager_raises_is_told_as_the_failure_of_that_call(
     name: str, error: BaseException
 ) -> None:
     with pytest.raises(ManagerCallError, match=f"^{name} raised {type(error).__name__}: ") as told:
-        replay_broken(**{name: lambda *_: fail(error)})
+        replay_broken({name: lambda *_: fail(error)})
     assert told.value.call == name
     assert told.value.__cause__ is error
 
 
 def test_an_interrupt_is_nobodys_failure() -> None:
     with pytest.raises(KeyboardInterrupt):
-        replay_broken(alloc=lambda *_: fail(KeyboardInterrupt()))
+        replay_broken({"alloc": lambda *_: fail(KeyboardInterrupt())})
 
 
 def test_the_first_failure_is_told_not_that_of_the_shutdown_after_it() -> None:
     with pytest.raises(ManagerCallError, match="first"):
         replay_broken(
-            alloc=lambda *_: fail(OSError("first")), shutdown=lambda: fail(OSError("second"))
+            {
+                "alloc": lambda *_: fail(OSError("first")),
+                "shutdown": lambda: fail(OSError("second")),
+            }
         )
 
 
@@ -327,22 +330,21 @@ def test_an_asynchronous_method_is_told_as_that() -> None:
     async def alloc(*_: Any) -> None: ...
 
     with pytest.raises(ManagerCallError, match="alloc is asynchronous: a replay needs"):
-        replay_broken(alloc=alloc)
+        replay_broken({"alloc": alloc})
 
 
 def test_a_counter_that_is_no_whole_number_is_a_failure() -> None:
     metrics = SimpleNamespace(device_blocks_served=float("nan"))
     with pytest.raises(ManagerCallError, match="get_metrics_aggregated raised TypeError"):
-        replay_broken(get_metrics_aggregated=lambda: metrics)
+        replay_broken({"get_metrics_aggregated": lambda: metrics})
 
 
 def test_transfers_that_never_end_are_waited_for_no_longer_than_asked() -> None:
     refusal = InsufficientBlocksError(needed=1, free=0, total=5)
     with pytest.raises(ManagerCallError, match="still says so after 0 s without progress"):
         replay_broken(
+            {"alloc": lambda *_: fail(refusal), "pending_transfers_exist": lambda replica: True},
             patience_s=0,
-            alloc=lambda *_: fail(refusal),
-            pending_transfers_exist=lambda replica: True,
         )
 
 

@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     of any kind, 130 after Ctrl-C, 143 after SIGTERM; nothing is left half-written. Any other
     exception is a bug of this package and keeps its traceback.
     """
+    status = 0
     with stop_signals() as received:
         try:
             status = _run(list(sys.argv[1:] if arguments is None else arguments))

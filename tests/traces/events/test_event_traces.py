@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,10 +104,9 @@ def lines_of(make: Making, tmp_path: Path) -> tuple[Path, list[str]]:
     ],
 )
 def test_a_damaged_trace_says_where_and_what(
-    make: Making, tmp_path: Path, damage: object, message: str
+    make: Making, tmp_path: Path, damage: Callable[[list[str]], list[str]], message: str
 ) -> None:
     path, lines = lines_of(make, tmp_path)
-    assert callable(damage)
     path.write_text("\n".join(damage(lines)) + "\n")
     with pytest.raises(TraceError, match=r"run\.jsonl") as caught:
         list(EventTrace(path))
