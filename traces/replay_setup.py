@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pagedkv.reference.events import Tracer
     from pagedkv.reference.interfaces import SyncKVCacheManager
+    from pagedkv.traces.events.setup import RunSetup
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,22 @@ class ReplaySetup:
     """Data-parallel replicas, each with its own device pages; 1 or more."""
     max_batch_size: int = 1
     """Most requests in one batch of one replica, 1 or more."""
+    tracer: "Tracer | None" = None
+    """Receives the manager's events, if the implementation reports any; ``None``: not wanted."""
+
+    def run_setup(self) -> "RunSetup":
+        """The same sizes, as the header of an event trace says them."""
+        # Imported late because it brings in torch, which takes seconds.
+        from pagedkv.traces.events.setup import RunSetup
+
+        return RunSetup(
+            page_size=self.page_size,
+            total_num_pages=self.total_num_pages,
+            replicas=self.replicas,
+            max_batch_size=self.max_batch_size,
+            host_pages=self.total_num_host_pages or None,
+            disk_pages=self.total_num_disk_pages or None,
+        )
 
     def __post_init__(self) -> None:
         for name in ("page_size", "total_num_pages", "replicas", "max_batch_size"):

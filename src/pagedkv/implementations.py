@@ -53,46 +53,6 @@ def reference_manager(setup: ReplaySetup) -> "SyncKVCacheManager":
         ValueError: The machine does not have the memory.
     """
     # torch takes seconds to import: commands that need no manager do without it.
-    import torch
+    from pagedkv.specification import one_byte_reference
 
-    from pagedkv.reference import (
-        DeviceRef,
-        InferenceSession,
-        KVCacheParams,
-        KVConnectorConfig,
-        KVConnectorType,
-        PagedKVCacheManager,
-    )
-
-    connector, config = KVConnectorType.null, None
-    if setup.total_num_disk_pages:
-        connector = KVConnectorType.tiered
-        config = KVConnectorConfig(
-            disk_offload_dir=str(setup.disk_dir),
-            disk_offload_max_gb=setup.total_num_disk_pages * setup.page_size / 1e9,
-        )
-    elif setup.total_num_host_pages:
-        connector = KVConnectorType.local
-    devices = [DeviceRef.CPU()] * setup.replicas
-    params = KVCacheParams(
-        dtype=torch.int8,
-        n_kv_heads=1,
-        head_dim=1,
-        num_layers=1,
-        devices=devices,
-        enable_prefix_caching=True,
-        kv_connector=connector,
-        kv_connector_config=config,
-        host_kvcache_swap_space_gb=0.0,  # total_num_host_pages decides
-        page_size=setup.page_size,
-        is_mla=True,
-        num_q_heads=1,
-        data_parallel_degree=setup.replicas,
-    )
-    return PagedKVCacheManager(
-        params,
-        InferenceSession(devices=devices),
-        setup.total_num_pages,
-        setup.total_num_host_pages,
-        max_batch_size=setup.max_batch_size,
-    )
+    return one_byte_reference(setup.run_setup(), setup.tracer)

@@ -1,4 +1,4 @@
-"""The reference as the specification that recorded runs are fed to."""
+"""Reference managers with one byte per token: to replay on, and to follow recorded runs with."""
 
 import torch
 
@@ -16,7 +16,18 @@ from pagedkv.traces.events.setup import RunSetup
 
 
 def reference_specification(setup: RunSetup, tracer: Tracer) -> Specification:
-    """A reference manager set up as the one that was recorded, with one byte per token."""
+    """A reference manager set up as the one that was recorded, its environment in our hands."""
+    return one_byte_reference(setup, tracer, auto_land=False)
+
+
+def one_byte_reference(
+    setup: RunSetup, tracer: Tracer | None = None, *, auto_land: bool = True
+) -> PagedKVCacheManager:
+    """A reference manager of these sizes and policies, on the CPU.
+
+    Raises:
+        ValueError: The sizes cannot be, or the machine does not have the memory.
+    """
     if setup.store:
         connector = KVConnectorType.dkv
     elif setup.disk_pages is not None:
@@ -59,5 +70,5 @@ def reference_specification(setup: RunSetup, tracer: Tracer) -> Specification:
         setup.host_pages or 0,
         max_batch_size=setup.max_batch_size,
         tracer=tracer,
-        auto_land=False,
+        auto_land=auto_land,
     )

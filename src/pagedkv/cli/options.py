@@ -65,8 +65,8 @@ def writable_later(json: str | None) -> str | None:
     return json
 
 
-def keep_json_off(json: str | None, argument: str, path: Path) -> None:
-    """Refuse a ``--json`` that would replace the file of another argument, by whatever name.
+def keep_json_off(json: str | None, argument: str, path: Path, *, option: str = "--json") -> None:
+    """Refuse an ``option`` that would replace the file of another argument, by whatever name.
 
     Raises:
         CommandError: They are the same file.
@@ -75,7 +75,7 @@ def keep_json_off(json: str | None, argument: str, path: Path) -> None:
         return
     is_same = os.path.realpath(json) == os.path.realpath(path)
     if is_same or (os.path.exists(json) and os.path.exists(path) and os.path.samefile(json, path)):
-        raise CommandError(f"--json {json} is the {argument} itself; give it a file of its own")
+        raise CommandError(f"{option} {json} is the {argument} itself; give it a file of its own")
 
 
 TraceArgument = Annotated[

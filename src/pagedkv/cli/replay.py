@@ -1,7 +1,8 @@
 """``pagedkv replay``: a workload on an implementation."""
 
 import traceback
-from dataclasses import asdict
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,7 @@ from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
 
 if TYPE_CHECKING:
     from pagedkv.reference.interfaces import SyncKVCacheManager
+    from pagedkv.traces.events.recorder import EventRecorder
 
 UNBOUNDED = "unbounded"
 """What ``--pages`` says for a pool that never has to evict."""
@@ -102,6 +104,14 @@ def replay_command(
     limit: LimitOption = None,
     format: FormatOption = None,
     block_size: BlockSizeOption = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Record what the manager reports, as an event trace; .gz packs it.",
+        ),
+    ] = None,
     json: JsonOption = None,
     show_traceback: Annotated[
         bool,
@@ -113,6 +123,9 @@ def replay_command(
     Requests are admitted in file order, as soon as there is room; arrival times play no part.
     """
     keep_json_off(json, "TRACE", trace)
+    if record is not None:
+        keep_json_off(str(record), "TRACE", trace, option="--record")
+        keep_json_off(json, "--record", record)
     if disk_pages and not host_pages:
         raise typer.BadParameter(
             "a disk tier needs a host tier in front of it; give --host-pages, too.",
@@ -130,7 +143,11 @@ def replay_command(
         raise UnreadableTraceError(
             "the trace holds no request", remedy="check that it was written completely"
         ).at(trace, None)
-    with TemporaryDirectory(prefix="pagedkv-disk-") as disk_dir, progress_bar() as progress:
+    with (
+        TemporaryDirectory(prefix="pagedkv-disk-") as disk_dir,
+        ExitStack() as recording,
+        progress_bar() as progress,
+    ):
         setup = ReplaySetup(
             page_size=page_size,
             total_num_pages=demand.pages if pages == UNBOUNDED else int(pages),
@@ -140,6 +157,9 @@ def replay_command(
             replicas=replicas,
             max_batch_size=concurrency,
         )
+        if record is not None:
+            recorder = recording.enter_context(recording_to(record, impl, trace, setup))
+            setup = replace(setup, tracer=recorder)
         # Imported late because it brings in torch: a wrong option should be told at once.
         from pagedkv.traces.replay import ReplayOptions, replay
 
@@ -160,6 +180,8 @@ def replay_command(
                 raise
             raise ImplementationFailedError(f"--impl {impl}: {error}") from error
     warnings = workload.oddities.texts()
+    if record is not None and recorder.count == 0:
+        warnings.append(f"{impl} has reported no event, so {record} holds none")
     warn(warnings)
     parameters = {
         "page_size": page_size,
@@ -183,6 +205,18 @@ def replay_command(
         "warnings": warnings,
     }
     emit(result, replay_table(f"{trace.name} on {impl}", setup, report), json)
+
+
+def recording_to(
+    path: Path, impl: str, trace: Path, setup: ReplaySetup
+) -> AbstractContextManager["EventRecorder"]:
+    """A recorder for the replay's events; the file appears when the replay has ended well."""
+    # Imported late because they bring in torch.
+    from pagedkv.traces.events.recorder import record_to
+    from pagedkv.traces.events.setup import EventTraceHeader
+
+    header = EventTraceHeader(implementation=impl, setup=setup.run_setup(), origin=trace.name)
+    return record_to(path, header)
 
 
 def checked(impl: str, factory: ManagerFactory) -> ManagerFactory:

@@ -30,6 +30,7 @@ from pagedkv.cli.output import (
     fact_table,
     number,
     printable,
+    progress_bar,
     warn,
     write_json,
 )
@@ -157,6 +158,46 @@ def validate_command(
         complain(str(problem))
     if not report.ok:
         raise typer.Exit(2)
+
+
+@trace_app.command("check")
+def check_command(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="An event trace, plain or gzip.")],
+    json: JsonOption = None,
+) -> None:
+    """Feed a recorded run to the reference: was every call and every result allowed?
+
+    The exit status is 0 if it was, 1 if the run diverges, 2 if the file cannot be read.
+    """
+    keep_json_off(json, "TRACE", trace)
+    # Imported late because they bring in torch.
+    from pagedkv.conformance.validation import Divergence, validate
+    from pagedkv.specification import reference_specification
+    from pagedkv.traces.events.reader import EventTrace
+
+    run = EventTrace(trace)
+    with progress_bar() as progress:
+        events = progress.track(run, description=f"checking {trace.name}")
+        outcome = validate(run.header.setup, events, reference_specification)
+    diverges = isinstance(outcome, Divergence)
+    count = outcome.seq if isinstance(outcome, Divergence) else outcome
+    reason = outcome.reason if isinstance(outcome, Divergence) else None
+    table = fact_table(trace.name)
+    table.add_row("implementation", run.header.implementation)
+    table.add_row("allowed", "no" if diverges else "yes")
+    table.add_row("events", number(count), "before the first that is not" if diverges else "")
+    result = {
+        "trace": str(trace),
+        "implementation": run.header.implementation,
+        "allowed": not diverges,
+        "events": count,
+        "reason": reason,
+    }
+    emit(result, table, json)
+    if isinstance(outcome, Divergence):
+        # The header is line 1, and events count from 0.
+        complain(f"{trace}, line {outcome.seq + 2}: {type(outcome.seen).__name__}: {reason}")
+        raise typer.Exit(1)
 
 
 def _error_record(error: TraceError) -> dict[str, object]:
