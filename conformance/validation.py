@@ -95,8 +95,8 @@ class Divergence:
 
     seq: int
     """Its number in the trace."""
-    seen: Event
-    """What was recorded."""
+    seen: Event | None
+    """What was recorded; ``None`` if the trace ends too early."""
     expected: Event | None
     """What the specification reports in its place; ``None`` if it refuses the call."""
     reason: str
@@ -183,7 +183,8 @@ def validate(
 ) -> Divergence | int:
     """The first divergence of a run, or the number of events if there is none.
 
-    A run that begins with blocks on its disk diverges at once: the specification starts cold.
+    The specification starts cold, so a run that begins with blocks on its disk or in its store
+    diverges, and so does one that asks further stores.
     """
     follower = _Follower(setup, specification)
     count = 0
@@ -192,6 +193,9 @@ def validate(
         if divergence is not None:
             return divergence
         count += 1
+    if follower.reported:
+        missing = follower.reported[0]
+        return Divergence(count, None, missing, f"{type(missing).__name__} is missing at the end")
     return count
 
 
@@ -322,7 +326,7 @@ def _difference(seen: Event, expected: Event) -> str:
     if type(seen) is not type(expected):
         return f"expected {type(expected).__name__}, seen {type(seen).__name__}"
     values = ((f.name, getattr(expected, f.name), getattr(seen, f.name)) for f in fields(seen))
-    return "; ".join(
+    return f"{type(seen).__name__}: " + "; ".join(
         f"{name}: expected {wanted!r}, seen {found!r}"
         for name, wanted, found in values
         if wanted != found

@@ -26,7 +26,7 @@ from pagedkv.reference.events import (
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.lengths import required_pages
 from pagedkv.reference.matching import Need, further_stores, lookup_digests, need_of
-from pagedkv.reference.state import AllocPlan, Hit, Request, State
+from pagedkv.reference.state import AllocPlan, Hit, Request, State, source_name
 from pagedkv.reference.tier_names import LowerTier
 from pagedkv.reference.transfer import Transfer
 from pagedkv.reference.transfers import issue
@@ -77,6 +77,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
             committed_by_hits * state.params.page_size if need.hits else ctx.tokens.processed_length
         ),
         misses=need.misses,
+        looked_up=len(digests),
     )
     state.emit(
         AllocPlanned(
@@ -164,7 +165,7 @@ def _load(
                 )
             except KVLoadRefused:
                 request.failed.add(f"load refused by {tier}")
-                request.avoided.update({(tier, key): "failed" for key in keys})
+                request.avoided.update({(source_name(tier), key): "failed" for key in keys})
             else:
                 issued.append(issue(state, transfer))
     if hits:
@@ -249,6 +250,7 @@ def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> No
             store_blocks_served=hits.store_blocks,
             **{f"missed_blocks_{why}": n for why, n in Counter(w for _, w in plan.misses).items()},
         )
+    request.looked_up = max(request.looked_up, plan.looked_up)
     if plan.hits:
         state.count_computed(request, processed)
         again, new = request.count_up_to(plan.processed)

@@ -17,7 +17,10 @@ def clean(state: State, replica_idx: int, count: int, sparing: Sequence[PageKey]
     losing cached content is a miss. Blocks in ``sparing`` are not given up to make a slot.
     Returns the transfers that were issued.
     """
-    pool = state.pool(replica_idx)
+    state.check_works(replica_idx)
+    if count < 0:
+        raise ValueError(f"count is {count}; it must be 0 or more")
+    pool = state.pools[replica_idx]
     idle = [p for p in pool.idle if p in pool.dirty and p not in pool.pins]
     return clean_pages(state, replica_idx, idle[:count], sparing)
 

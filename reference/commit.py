@@ -18,51 +18,51 @@ from pagedkv.reference.transfers import issue
 def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
     """Commit what the requests of ``batches`` have computed since their last step (STEP-2).
 
-    Nothing changes for requests that may not commit (STEP-3) or have no new page (STEP-6).
+    Requests that may not commit only have their tokens counted (STEP-3); those that have neither
+    computed nor committed anything new are left alone (STEP-6).
 
     Raises:
         BlocksNotAllocatedError: A request has computed more than its pages hold (STEP-1).
         See also :func:`check_batches`.
     """
-    # CHECK
+    # CHECK, and identify every page before any is committed
     rows = check_batches(state, batches, "step")
     size = state.params.page_size
-    computed: list[tuple[Request, int]] = []
-    new: list[tuple[Context, Request, list[bytes]]] = []
+    plan: list[tuple[Context, Request, list[bytes]]] = []
     for _, ctx, request in rows:
-        needed = ceil_div(written_tokens(ctx), size)
         if request.dummy:
             continue
+        needed = ceil_div(written_tokens(ctx), size)
         if needed > len(request.pages):
             raise BlocksNotAllocatedError(
                 ctx.request_id, needed=needed, allocated=len(request.pages)
             )
-        computed.append((request, ctx.tokens.processed_length))
-        if not state.params.enable_prefix_caching or request.fenced:
-            continue
         full = max(request.committed, written_tokens(ctx) // size)
-        if full > request.offered:
-            new.append((ctx, request, _digests(state, ctx, request, full)))
+        may_commit = state.params.enable_prefix_caching and not request.fenced
+        commits = may_commit and full > request.offered
+        plan.append((ctx, request, _digests(state, ctx, request, full) if commits else []))
 
-    for request, position in computed:
-        state.count_computed(request, position)
-    for ctx, request, digests in new:
+    for ctx, request, digests in plan:
         # TAKE: full pages enter the cache, or give way to those that are there
-        request.digests = digests
-        _commit(state, request, len(digests))
-
-        # MOVE
-        issued = _offload(state, request)
+        issued: list[IssuedTransfer] = []
+        if digests:
+            request.digests = digests
+            _commit(state, request, len(digests))
+            # MOVE
+            issued = _offload(state, request)
 
         # RECORD
-        state.emit(
-            Stepped(
-                ctx.request_id,
-                state.snapshot(ctx, digests),
-                tuple(request.pages),
-                tuple(issued),
+        computed = ctx.tokens.processed_length
+        if digests or computed > request.counted:
+            state.count_computed(request, computed)
+            state.emit(
+                Stepped(
+                    ctx.request_id,
+                    state.snapshot(ctx, digests),
+                    tuple(request.pages),
+                    tuple(issued),
+                )
             )
-        )
 
 
 def _digests(state: State, ctx: Context, request: Request, count: int) -> list[bytes]:
@@ -86,6 +86,7 @@ def _commit(state: State, request: Request, full: int) -> None:
         if n < request.committed:
             continue
         cached, own = pool.page_of.get(key), request.pages[n]
+        state.fates.forget(key)
         if cached is None:
             pool.commit(own, key)
         elif swaps:

@@ -52,14 +52,14 @@ class TierConnector:
     def lookup(
         self,
         keys: Sequence[PageKey],
-        avoided: Collection[tuple[TierName, PageKey]] = (),
-        peers: Sequence[Tier] = (),
+        avoided: Collection[tuple[str, PageKey]] = (),
+        further: Sequence[Tier] = (),
     ) -> list[LowerTier | None]:
         """By block: the fastest tier that holds it, or ``None``. Changes nothing (ALLOC-4).
 
         Pairs of tier and block in ``avoided`` do not count (ALLOC-11).
         """
-        return [self._fastest(key, avoided, peers) for key in keys]
+        return [self._fastest(key, avoided, further) for key in keys]
 
     def touch(self, chain: Sequence[PageKey]) -> None:
         """A hit: refresh the blocks of ``chain``, root first, in all local tiers (TIER-4)."""
@@ -74,13 +74,13 @@ class TierConnector:
         pages: Sequence[int],
         replica: int,
         chain: Sequence[PageKey],
-        peers: Sequence[Tier] = (),
+        further: Sequence[Tier] = (),
     ) -> Transfer:
         """Issue the load of ``keys`` from ``source`` into device ``pages``.
 
         What comes from below host memory also gets a host slot, as far as there are any (TIER-2).
         """
-        found = [place for key in keys if (place := self._find(key, source, peers)) is not None]
+        found = [place for key in keys if (place := self._find(key, source, further)) is not None]
         if len(found) < len(keys):
             raise KVLoadRefused(f"{source} does not have all of the {len(keys)} blocks")
         blocks = [block for _, block in found]
@@ -137,14 +137,16 @@ class TierConnector:
         if self.first is None:
             return []
         tier, protected = self.tiers[self.first], frozenset((*keys, *sparing))
+        lacking = [place for place in zip(keys, pages, strict=True) if not tier.holds(place[0])]
         slots = [
             (key, page, slot)
-            for key, page in zip(keys, pages, strict=True)
-            if not tier.holds(key) and (slot := tier.reserve(key, None, protected)) is not None
+            for key, page in lacking
+            if (slot := tier.reserve(key, None, protected)) is not None
         ]
+        self._count(offload_blocks_dropped=len(lacking) - len(slots))
         if not slots:
             return []
-        return [self._offload_transfer(slots, replica, tuple(keys))]
+        return [self._offload_transfer(slots, replica, (*sparing, *keys))]
 
     def land(self, transfer: Transfer) -> list[Transfer]:
         """All bytes have arrived: make them visible, and return the writes that follow."""
@@ -177,7 +179,7 @@ class TierConnector:
         return []
 
     def damaged(self, transfer: Transfer) -> list[PageKey]:
-        """Blocks of an onload whose bytes are not those that were written (TIER-5)."""
+        """Blocks of a transfer whose bytes are not those that were written (TIER-5)."""
         return [b.key for b in transfer.source_blocks if not b.is_intact()]
 
     def fail(self, transfer: Transfer, reason: FailReason, keys: Sequence[PageKey]) -> None:
@@ -255,7 +257,7 @@ class TierConnector:
         for slot in transfer.promoted_blocks:
             host, content = self.tiers["host"], contents[slot.key]
             host.unpin(slot)
-            if transfer.fenced:
+            if transfer.fenced or not self._parent_is_here(host, slot):
                 host.drop(slot)
             elif content is not None and host.blocks.get(slot.name) is slot:
                 host.fill(slot, content)
@@ -391,19 +393,19 @@ class TierConnector:
     def _fastest(
         self,
         key: PageKey,
-        avoided: Collection[tuple[TierName, PageKey]],
-        peers: Sequence[Tier],
+        avoided: Collection[tuple[str, PageKey]],
+        further: Sequence[Tier],
     ) -> LowerTier | None:
         for name in self.tiers:
-            if (name, key) not in avoided and self._find(key, name, peers) is not None:
+            if (name, key) not in avoided and self._find(key, name, further) is not None:
                 return name
         return None
 
     def _find(
-        self, key: PageKey, name: LowerTier, peers: Sequence[Tier]
+        self, key: PageKey, name: LowerTier, further: Sequence[Tier]
     ) -> tuple[Tier, Block] | None:
         """The block, and the tier or further store where it is (STORE-4)."""
-        for tier in (self.tiers[name], *(peers if name == "store" else ())):
+        for tier in (self.tiers[name], *(further if name == "store" else ())):
             if (block := tier.find(key)) is not None:
                 return tier, block
         return None

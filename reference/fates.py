@@ -24,6 +24,10 @@ class Fates:
         """Why ``key`` is missing, as far as it is remembered."""
         return self.reasons.get(key, "never_seen")
 
+    def forget(self, key: PageKey) -> None:
+        """``key`` is cached again."""
+        self.reasons.pop(key, None)
+
     def note(self, keys: Iterable[PageKey], reason: MissReason) -> None:
         """``keys`` were lost for this reason."""
         for key in keys:

@@ -14,7 +14,7 @@ from pagedkv.reference.identity import PageKey
 from pagedkv.reference.inputs import BatchCharacteristics, KVCacheInputs, KVCacheInputsInterface
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.tensor_types import Buffer
-from pagedkv.reference.tier_names import FailReason, LowerTier, TierName
+from pagedkv.reference.tier_names import FailReason, LowerTier
 
 
 class ManagerQueries(Protocol):
@@ -173,7 +173,7 @@ class KVConnector(Protocol[TransferT]):
     """The tiers below the devices, as a manager sees them. One serves all replicas."""
 
     def lookup(
-        self, keys: Sequence[PageKey], avoided: Collection[tuple[TierName, PageKey]] = ()
+        self, keys: Sequence[PageKey], avoided: Collection[tuple[str, PageKey]] = ()
     ) -> Sequence[LowerTier | None]:
         """By block: the fastest tier that holds it and is not to be avoided. Changes nothing."""
         ...

@@ -134,6 +134,7 @@ class PagedKVCacheManager:
         Raises:
             AlreadyClaimedError: It is claimed, on whatever replica.
             ReplicaIndexError: There is no such replica.
+            ReplicaPoisonedError: Its device has failed.
         """
         with self._operation():
             requests.claim(self._state, request_id, replica_idx)
@@ -228,7 +229,8 @@ class PagedKVCacheManager:
             ValueError: A page is not dirty.
         """
         with self._operation():
-            clean = set(pages) - self._state.pool(replica_idx).dirty
+            self._state.check_works(replica_idx)
+            clean = set(pages) - self._state.pools[replica_idx].dirty
             if clean:
                 raise ValueError(f"pages {sorted(clean)} of replica {replica_idx} are not dirty")
             return cleaning.clean_pages(self._state, replica_idx, pages, sparing)
@@ -257,15 +259,15 @@ class PagedKVCacheManager:
                         before.append((ctx, replica, tokens.processed_length, cached))
                         self.alloc(ctx, replica)
             except BaseException:
-                self._state.metrics = counters
+                self._state.metrics = counters.with_copies_of(self._state.metrics)
                 raise
             yield
         finally:
             for ctx, replica, processed, cached in reversed(before):
-                if self.contains(ctx.request_id, replica):
-                    self.release(ctx.request_id, replica)
                 ctx.tokens.rewind_processing(max(0, ctx.tokens.processed_length - processed))
                 ctx.cached_prefix_length = cached
+                if not self._state.closed and self.contains(ctx.request_id, replica):
+                    self.release(ctx.request_id, replica)
 
     # --- forwards ---------------------------------------------------------------------------
 

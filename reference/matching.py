@@ -12,8 +12,8 @@ from pagedkv.reference.identity import PageKey, page_digests
 from pagedkv.reference.lengths import identifiable_tokens, required_pages
 from pagedkv.reference.metrics import PrefixCacheHits
 from pagedkv.reference.pool import PagePool
-from pagedkv.reference.state import Hit, Request, State, count_hits
-from pagedkv.reference.tier_names import LowerTier, TierName
+from pagedkv.reference.state import Hit, Request, State, count_hits, source_name
+from pagedkv.reference.tier_names import LowerTier
 from pagedkv.reference.tiers import Tier
 from pagedkv.reference.transfer import Transfer
 
@@ -69,15 +69,21 @@ def _match(
     keys = state.keys(digests)[request.committed :]
     if not keys or not state.params.enable_prefix_caching or request.fenced:
         return (), ()
-    peers = further_stores(state, ctx)
-    below = state.connector.lookup(keys, request.avoided, peers)
+    below = state.connector.lookup(keys, request.avoided, further_stores(state, ctx))
     hits: list[Hit] = []
     for key, tier in zip(keys, below, strict=True):
         hit = _find(state, replica_idx, key, tier, request.avoided)
         if hit is None:
             break
         hits.append(hit)
-    misses = tuple((key, _why_missing(state, request, key)) for key in keys[len(hits) :])
+    known = max(request.looked_up, ctx.tokens.processed_length // state.params.page_size)
+    misses = tuple(
+        (key, _why_missing(state, request, key))
+        for n, (key, tier) in enumerate(zip(keys, below, strict=True), request.committed)
+        # A block behind the gap that is still somewhere is no loss, only out of reach.
+        if n >= max(known, request.committed + len(hits))
+        and _find(state, replica_idx, key, tier, {}) is None
+    )
     if hits and state.params.speculative_method in ("eagle", "mtp"):
         # The draft KV of a page's last position depends on the token after the page (DRAFT-1).
         hits.pop()
@@ -97,7 +103,7 @@ def _find(
     replica_idx: int,
     key: PageKey,
     below: LowerTier | None,
-    avoided: Mapping[tuple[TierName, PageKey], MissReason],
+    avoided: Mapping[tuple[str, PageKey], MissReason],
 ) -> Hit | None:
     """The fastest tier that holds ``key``, seen from a replica (ALLOC-4, ALLOC-6, ALLOC-10)."""
     pool = state.pools[replica_idx]
@@ -105,12 +111,13 @@ def _find(
         return Hit(key, "device", page=pool.page_of[key])
     if key in pool.loading:
         load = next(t for t in state.in_flight.values() if _brings(t, replica_idx, key))
-        if (load.source, key) in avoided:
+        if (source_name(load.source, load.source_replica), key) in avoided:
             return None
         return Hit(key, load.source, page=pool.loading[key], joined=load.id)
-    if state.params.enable_dp_cross_replica_prefix_copy and ("peer", key) not in avoided:
+    if state.params.enable_dp_cross_replica_prefix_copy:
         for peer, other in enumerate(state.pools):
-            if peer != replica_idx and key in other.page_of and peer not in state.poisoned:
+            usable = peer not in state.poisoned and (source_name("peer", peer), key) not in avoided
+            if peer != replica_idx and key in other.page_of and usable:
                 return Hit(key, "peer", peer=peer)
     return None if below is None else Hit(key, below)
 
@@ -149,7 +156,7 @@ def further_stores(state: State, ctx: Context) -> list[Tier]:
     if own is None:
         return []
     return [
-        Tier(None, verifies=True, prefix=own.prefix, blocks=state.media.open_store(endpoint))
+        Tier(None, verifies=True, prefix=own.prefix, blocks=state.media.find_store(endpoint))
         for endpoint in endpoints
     ]
 

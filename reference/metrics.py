@@ -1,6 +1,6 @@
 """Counters of a manager, and the per-tier result of a read-only prefix look-up."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 
@@ -40,7 +40,7 @@ class KVCacheMetrics:
     """Counters since start or ``reset_metrics``; two of them add up field by field.
 
     Cached tokens count when an allocation returns, computed ones at ``step``, copies when they
-    land (METRIC-1, METRIC-2), so a refused or failed call moves no counter.
+    land (METRIC-1, METRIC-2), so a refused or failed call moves no counter of tokens or hits.
     """
 
     input_tokens: int = 0
@@ -48,7 +48,7 @@ class KVCacheMetrics:
     cache_tokens: int = 0
     """Tokens served from the prefix cache, whatever the tier."""
     preempted_input_tokens: int = 0
-    """Tokens computed again after a preemption; in no other counter (METRIC-4)."""
+    """Tokens that a preempted request had, computed after its return (METRIC-4)."""
     preempted_cache_tokens: int = 0
     """Tokens served from the cache after a preemption; in no other counter."""
     preempted_blocks_served: int = 0
@@ -118,6 +118,15 @@ class KVCacheMetrics:
         """The field-by-field sum of two sets of counters."""
         return type(self)(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    def with_copies_of(self, other: Self) -> Self:
+        """These counters, with what ``other`` says of copies between devices and failed loads."""
+        return replace(
+            self,
+            cross_replica_blocks_copied=other.cross_replica_blocks_copied,
+            cross_replica_bytes_copied=other.cross_replica_bytes_copied,
+            load_blocks_failed=other.load_blocks_failed,
         )
 
     def plus(self, **counts: int) -> Self:

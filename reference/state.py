@@ -58,7 +58,9 @@ class AllocPlan:
     processed: int
     """Start of the active window once the allocation returns."""
     misses: tuple[tuple[PageKey, MissReason], ...] = ()
-    """The blocks that were looked up and not found, and why."""
+    """The blocks that were looked up for the first time and not found, and why."""
+    looked_up: int = 0
+    """Leading pages that the look-up has reached."""
 
     @property
     def hit_counts(self) -> PrefixCacheHits:
@@ -94,8 +96,10 @@ class Request:
     """Its allocation that waits for transfers."""
     failed: set[str] = field(default_factory=set)
     """Transfers of the plan that have failed."""
-    avoided: dict[tuple[TierName, PageKey], MissReason] = field(default_factory=dict)
-    """Sources that have failed this request and are not asked again, and how (ALLOC-11)."""
+    avoided: dict[tuple[str, PageKey], MissReason] = field(default_factory=dict)
+    """Sources (see :func:`source_name`) that have failed this request, and how (ALLOC-11)."""
+    looked_up: int = 0
+    """Leading pages whose misses the counters include."""
 
     def count_up_to(self, position: int) -> tuple[int, int]:
         """Count the tokens before ``position`` that were not: after a preemption, and new ones."""
@@ -213,6 +217,11 @@ class State:
     def count(self, **counts: int) -> None:
         """Add to the counters."""
         self.metrics = self.metrics.plus(**counts)
+
+
+def source_name(tier: TierName, peer: int | None = None) -> str:
+    """A source of loads that can fail on its own: each peer by itself, all stores as one."""
+    return tier if peer is None else f"{tier} {peer}"
 
 
 def count_hits(hits: Sequence[Hit]) -> PrefixCacheHits:

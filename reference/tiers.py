@@ -116,7 +116,7 @@ class Tier:
         """The block cannot be found any more; its slot is free once no transfer uses it."""
         if self.blocks.get(block.name) is block:
             del self.blocks[block.name]
-            if block.pins:
+            if block.pins and self.capacity is not None:
                 self.leaving.append(block)
 
     def reset(self) -> None:

@@ -11,7 +11,7 @@ from pagedkv.reference.events import IssuedTransfer, ReplicaPoisoned, TransferFa
 from pagedkv.reference.fates import MissReason
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.page_bytes import copy_page
-from pagedkv.reference.state import State
+from pagedkv.reference.state import State, source_name
 from pagedkv.reference.tier_names import FailReason
 from pagedkv.reference.transfer import Transfer
 
@@ -108,9 +108,15 @@ def land_all(state: State) -> None:
 
 def poison(state: State, replica_idx: int, reason: str) -> None:
     """The device of a replica has failed: its transfers fail, it takes no more work (FAIL-2)."""
-    state.pool(replica_idx)
+    # CHECK
+    pool = state.pool(replica_idx)
+
+    # RECORD: first, because the failures that follow are reported as its consequence
     state.poisoned[replica_idx] = reason
+    pool.dirty.clear()
     state.emit(ReplicaPoisoned(replica_idx, reason))
+
+    # MOVE: nothing more, from here or to here
     for transfer in list(state.in_flight.values()):
         if replica_idx in (transfer.replica, transfer.source_replica):
             fail(state, transfer.id, "unavailable")
@@ -156,11 +162,12 @@ def _tell_waiting(
     state: State, transfer: Transfer, reason: FailReason, at_fault: Sequence[PageKey]
 ) -> None:
     """Every allocation that waits for a failed load is undone when it would return (ALLOC-11)."""
-    if gives_up(transfer, reason):
+    if gives_up(transfer, reason) and not transfer.fenced:
         state.fates.note(at_fault, "failed")
     miss: MissReason = "too_slow" if reason == "timeout" else "failed"
     for request in state.requests.values():
         if request.plan is not None and transfer.id in request.plan.transfers:
             request.failed.add(transfer.id)
             if not gives_up(transfer, reason):
-                request.avoided.update({(transfer.source, key): miss for key in at_fault})
+                source = source_name(transfer.source, transfer.source_replica)
+                request.avoided.update({(source, key): miss for key in at_fault})

@@ -141,3 +141,16 @@ def test_an_allocation_cannot_return_before_its_load_has_landed() -> None:
     assert isinstance(divergence, Divergence)
     assert divergence.seq == returned - 1
     assert "waits for transfers" in divergence.reason
+
+
+def test_a_run_whose_last_call_is_reported_in_part_diverges() -> None:
+    make, recorder = Making(), Recorder()
+    manager = make.manager(make.params(replicas=2), tracer=recorder, auto_land=False)
+    make.serve(manager, range(9), 1, request_id="first")
+    make.begin(manager, range(9), 0, request_id="second")
+    manager.poison(1, "a kernel failed")
+    setup, events = setup_of(manager), recorder.events
+    assert validate(setup, events, reference_specification) == len(events)
+    divergence = validate(setup, events[:-1], reference_specification)
+    assert isinstance(divergence, Divergence)
+    assert (divergence.seen, divergence.expected) == (None, events[-1])

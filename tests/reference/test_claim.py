@@ -227,3 +227,13 @@ def test_a_refused_reserve_counts_no_tokens(make: Making) -> None:
     with pytest.raises(InsufficientBlocksError), manager.reserve([batch]):
         pytest.fail("the body ran without its contexts")
     assert manager.get_metrics_aggregated().prompt_tokens == 0
+
+
+@pytest.mark.rule("CLAIM-5", "CLOSE-1")
+def test_a_shutdown_within_a_reserve_still_puts_windows_back(make: Making) -> None:
+    manager = make.manager()
+    make.serve(manager, range(12))
+    ctx = make.context(range(12))
+    with manager.reserve([[ctx]]):
+        manager.shutdown()
+    assert ctx.processed_length == 0

@@ -3,7 +3,7 @@
 import pytest
 from tests.reference.conftest import Making, prompt
 
-from pagedkv.reference import PagedKVCacheManager, ReplicaPoisonedError
+from pagedkv.reference import KVLoadFailed, PagedKVCacheManager, ReplicaPoisonedError
 
 
 @pytest.mark.rule("FAIL-1", "TIER-6")
@@ -63,3 +63,29 @@ def test_its_requests_can_still_be_released_and_its_pages_counted(make: Making) 
     assert manager.get_num_used_pages(1) == 2
     manager.release(ctx.request_id, 1)
     assert manager.get_num_used_pages(1) == 0
+
+
+@pytest.mark.rule("FAIL-2", "TIER-7")
+def test_nothing_is_read_from_a_device_that_failed(make: Making) -> None:
+    params = make.tiered_params(extras={"write_policy": "write_back"})
+    manager = make.manager(params, host_pages=4)
+    make.serve(manager, prompt(2))
+    manager.poison(0, "illegal memory access")
+    with pytest.raises(ReplicaPoisonedError):
+        manager.clean(0, 1)
+    manager.shutdown()
+    assert manager._state.connector.metrics.d2h_blocks_copied == 0
+
+
+@pytest.mark.rule("FAIL-2", "ALLOC-11")
+def test_another_peer_serves_in_place_of_one_that_failed(make: Making) -> None:
+    manager = make.manager(make.params(replicas=3), auto_land=False)
+    for replica in (0, 1):
+        make.serve(manager, prompt(1), replica)
+        make.land_all(manager)
+    ctx, plan = make.begin(manager, prompt(1), 2)
+    assert plan.hit_counts.peer_blocks == 1
+    manager.poison(0, "illegal memory access")
+    with pytest.raises(KVLoadFailed):
+        manager.finish_alloc(ctx, 2)
+    assert manager.begin_alloc(ctx, 2).hit_counts.peer_blocks == 1

@@ -336,3 +336,51 @@ def test_reset_metrics_sets_all_to_zero_and_changes_nothing_else(make: Making) -
     assert cache() == before
     manager.alloc(ctx, 1)
     assert manager.get_metrics_aggregated() == KVCacheMetrics(), "its tokens were counted before"
+
+
+@pytest.mark.rule("METRIC-6")
+def test_a_miss_counts_once_and_not_for_what_the_request_computes_itself(make: Making) -> None:
+    manager = make.manager(pages=16)
+    ctx = make.context(range(40))
+    ctx.chunk(12)
+    manager.claim(ctx.request_id, 0)
+    manager.alloc(ctx, 0)
+    ctx.update(0)
+    manager.alloc(ctx, 0)
+    assert missed(manager) == {"never_seen": 8}  # two, then six after the chunk
+
+
+@pytest.mark.rule("METRIC-6")
+def test_blocks_behind_a_gap_that_are_still_there_are_not_missed(make: Making) -> None:
+    manager = make.manager(make.isolated_params(), host_pages=8, auto_land=False)
+    make.serve(manager, prompt(3))
+    make.land_all(manager)
+    ctx, _ = make.begin(manager, prompt(3), replica=1)
+    manager.reset_metrics()
+    (load,) = manager.in_flight()
+    manager.fail(load.id, "timeout", [load.keys[0]])
+    with pytest.raises(KVLoadFailed):
+        manager.finish_alloc(ctx, 1)
+    manager.alloc(ctx, 1)
+    assert missed(manager) == {"too_slow": 1}
+
+
+@pytest.mark.rule("METRIC-6")
+def test_a_reason_is_forgotten_when_the_block_is_cached_again(make: Making) -> None:
+    manager = make.manager(make.tiered_params(), pages=3, host_pages=8, auto_land=False)
+
+    def serve_and_lose(reason: FailReason | None) -> None:
+        make.serve(manager, prompt(1))
+        for transfer in manager.in_flight():
+            manager.land(transfer.id) if reason is None else manager.fail(transfer.id, reason)
+        filler = make.admit(manager, range(500, 512))
+        manager.release(filler.request_id, 0)
+
+    serve_and_lose(None)
+    host = manager._state.connector.tiers["host"]
+    for block in list(host.blocks.values()):
+        host.drop(block)
+    serve_and_lose("no_space")
+    manager.reset_metrics()
+    make.admit(manager, prompt(1))
+    assert missed(manager) == {"not_stored": 1}

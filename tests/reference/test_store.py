@@ -115,3 +115,16 @@ def test_other_metadata_is_an_error_that_shows_the_schema(make: Making, metadata
     with pytest.raises(ValueError, match="external_block_metadata"):
         manager.alloc(ctx, 0)
     assert manager.get_req_blocks(ctx.request_id, 0) == []
+
+
+@pytest.mark.rule("STORE-2", "POOL-9")
+def test_managers_that_share_a_store_may_transfer_at_the_same_time(make: Making) -> None:
+    """The runtime checks of each count the transfers of the other."""
+    media = Media()
+    params = make.tiered_params(store=STORE, extras={"model_fingerprint": "weights"})
+    first, second = (make.manager(params, media=media, auto_land=False) for _ in range(2))
+    make.serve(first, range(9))
+    assert first.in_flight()
+    second.claim("request", 0)
+    make.land_all(first)
+    assert make.hits(second, range(9)).store_blocks == 2

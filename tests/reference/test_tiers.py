@@ -451,3 +451,24 @@ def test_all_replicas_share_the_tiers_below(make: Making) -> None:
         assert manager.get_num_disk_pages(replica) == 6
         assert manager.get_num_used_disk_pages(replica) == 2
     assert make.admit(manager, prompt(2), replica=0).cached_prefix_length == 8
+
+
+@pytest.mark.rule("TIER-9", "TIER-2")
+def test_a_promoted_block_does_not_land_without_its_parent(make: Making) -> None:
+    params = make.tiered_params(disk_pages=8, store=STORE)
+    manager = make.manager(params, pages=3, host_pages=4, auto_land=False)
+    make.serve(manager, prompt(2))
+    make.land_all(manager)
+    tiers = manager._state.connector.tiers
+    root, leaf = list(tiers["host"].blocks.values())[::-1]
+    for block in (root, leaf):
+        tiers["host"].drop(block)
+    tiers["disk"].drop(tiers["disk"].blocks[leaf.name])
+    filler, _ = make.begin(manager, range(100, 112))
+    manager.release(filler.request_id, 0)
+    _, plan = make.begin(manager, prompt(2))
+    assert plan.hit_counts == PrefixCacheHits(disk_blocks=1, store_blocks=1)
+    from_disk, from_store = manager.in_flight()
+    manager.fail(from_disk.id, "timeout")
+    manager.land(from_store.id)
+    assert tiers["host"].find(leaf.key) is None

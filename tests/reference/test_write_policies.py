@@ -227,3 +227,29 @@ def test_only_dirty_pages_can_be_cleaned(make: Making) -> None:
     with pytest.raises(ValueError, match=r"pages \[3\] of replica 0 are not dirty"):
         manager.clean_pages(0, [0, 3])
     assert pages_of_host(manager) == 0
+
+
+@pytest.mark.rule("TIER-7", "ALLOC-7", "ALLOC-14")
+def test_cleaning_for_an_allocation_spares_what_it_hits_on_disk(make: Making) -> None:
+    params = make.tiered_params(disk_pages=2, extras={"write_policy": "write_back"})
+    manager = make.manager(params, pages=5, host_pages=4)
+    make.serve(manager, range(9))
+    manager.clean(0, 2)
+    filler = make.admit(manager, range(1000, 1020))
+    manager.release(filler.request_id, 0)
+    host = manager._state.connector.tiers["host"]
+    for block in list(host.blocks.values()):
+        host.drop(block)
+    make.serve(manager, range(200, 217))
+    assert make.hits(manager, range(9)).disk_blocks == 2
+    assert make.admit(manager, range(9)).cached_prefix_length == 8
+
+
+@pytest.mark.rule("TIER-7")
+def test_a_page_whose_cleaning_finds_no_slot_is_counted_as_dropped(make: Making) -> None:
+    manager = make.manager(write_back(make), pages=4, host_pages=1)
+    make.serve(manager, range(9))
+    manager.clean(0, 2)
+    assert manager.get_metrics_aggregated().offload_blocks_dropped == 1
+    with pytest.raises(ValueError, match="count is -1"):
+        manager.clean(0, -1)

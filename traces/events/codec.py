@@ -91,4 +91,5 @@ def decode(text: str) -> tuple[int, Event]:
 
 
 def _text(request_id: object) -> str:
-    return request_id if isinstance(request_id, str) else repr(request_id)
+    """Text as it is; anything else in angle brackets, so that ``1`` and ``"1"`` stay apart."""
+    return request_id if isinstance(request_id, str) else f"<{request_id!r}>"

@@ -1,8 +1,8 @@
 """What has to be known of a manager to follow a run of it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from pagedkv.reference.params import DeduplicationPolicy, SpeculativeMethod
 
@@ -40,6 +40,12 @@ class RunSetup(BaseModel):
     """How draft tokens are made."""
     num_draft_tokens: NonNegativeInt = 0
     """Draft tokens per speculative iteration."""
+
+    @model_validator(mode="after")
+    def _tiers_stand_behind_each_other(self) -> Self:
+        if self.disk_pages is not None and self.host_pages is None:
+            raise ValueError("disk_pages needs host_pages: disk stands behind host memory")
+        return self
 
 
 VERSION = 1

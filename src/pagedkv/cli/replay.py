@@ -157,6 +157,7 @@ def replay_command(
             replicas=replicas,
             max_batch_size=concurrency,
         )
+        recorder = None
         if record is not None:
             recorder = recording.enter_context(recording_to(record, impl, trace, setup))
             setup = replace(setup, tracer=recorder)
@@ -180,7 +181,7 @@ def replay_command(
                 raise
             raise ImplementationFailedError(f"--impl {impl}: {error}") from error
     warnings = workload.oddities.texts()
-    if record is not None and recorder.count == 0:
+    if recorder is not None and recorder.count == 0:
         warnings.append(f"{impl} has reported no event, so {record} holds none")
     warn(warnings)
     parameters = {

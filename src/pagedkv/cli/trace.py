@@ -196,7 +196,7 @@ def check_command(
     emit(result, table, json)
     if isinstance(outcome, Divergence):
         # The header is line 1, and events count from 0.
-        complain(f"{trace}, line {outcome.seq + 2}: {type(outcome.seen).__name__}: {reason}")
+        complain(f"{trace}, line {outcome.seq + 2}: {reason}")
         raise typer.Exit(1)
 
 
