@@ -21,6 +21,11 @@ class RequestID(str):
         """The given name, or a fresh one."""
         return super().__new__(cls, uuid.uuid4().hex if value is None else value)
 
+    @property
+    def value(self) -> str:
+        """The name as plain text."""
+        return str(self)
+
 
 @dataclass(slots=True)
 class SpecDecodingState:
@@ -40,6 +45,8 @@ class ImageMetadata:
     """Position of its first placeholder token."""
     end_idx: int
     """Position after its last placeholder token."""
+    pixel_values: object = field(default=None, repr=False)
+    """The pixels, for the server's use; the cache looks at their hash only."""
     image_hash: int | None = None
     """Hash of the pixels; needed when prefix caching is on."""
 
@@ -242,7 +249,12 @@ class TextContext:
             check_type(name, override, TokenHashOverride, "use TokenHashOverride(position, hash)")
             self._check_in_prompt(name, override.token_idx)
         for i, image in enumerate(self.images):
-            check_type(f"images[{i}]", image, ImageMetadata, "use ImageMetadata(start, end, hash)")
+            check_type(
+                f"images[{i}]",
+                image,
+                ImageMetadata,
+                "use ImageMetadata(start, end, image_hash=...)",
+            )
             self._check_in_prompt(f"images[{i}]", image.end_idx - 1)
 
     def _check_in_prompt(self, name: str, position: int) -> None:

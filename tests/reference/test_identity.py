@@ -235,7 +235,7 @@ def test_pages_behind_equal_placeholders_differ_by_what_they_stand_for(make: Mak
     prompt = [0, 1, 2, 3, *[-1] * 4, 8]
 
     def image(image_hash: int) -> list[ImageMetadata]:
-        return [ImageMetadata(4, 8, image_hash)]
+        return [ImageMetadata(4, 8, image_hash=image_hash)]
 
     make.serve(manager, prompt, images=image(7))
     assert make.hits(manager, prompt, images=image(7)).total_blocks == 2
@@ -246,7 +246,7 @@ def test_pages_behind_equal_placeholders_differ_by_what_they_stand_for(make: Mak
 @pytest.mark.rule("ID-5")
 def test_an_image_is_an_override_at_its_first_position(make: Making) -> None:
     manager = make.manager()
-    make.serve(manager, range(13), images=[ImageMetadata(2, 11, 7)])
+    make.serve(manager, range(13), images=[ImageMetadata(2, 11, image_hash=7)])
     same = [TokenHashOverride(2, 7, "image")]
     assert make.hits(manager, range(13), token_hash_overrides=same).total_blocks == 3
 

@@ -314,7 +314,7 @@ def test_overrides_and_images_have_a_place_in_the_prompt() -> None:
         lambda: TokenHashOverride(1, "7"),  # type: ignore[arg-type]
         lambda: ImageMetadata("0", 2),  # type: ignore[arg-type]
         lambda: ImageMetadata(0, None),  # type: ignore[arg-type]
-        lambda: ImageMetadata(0, 2, 0.5),  # type: ignore[arg-type]
+        lambda: ImageMetadata(0, 2, image_hash=0.5),  # type: ignore[arg-type]
     ]
     for make_wrong in wrong_types:
         with pytest.raises(ValueError, match=r"is .*; use a whole number"):
@@ -324,3 +324,8 @@ def test_overrides_and_images_have_a_place_in_the_prompt() -> None:
     for start, end in ((-1, 2), (2, 2), (3, 2)):
         with pytest.raises(ValueError, match=rf"image spans \[{start}, {end}\)"):
             ImageMetadata(start, end)
+
+
+def test_a_request_id_is_its_own_text() -> None:
+    assert RequestID("r3").value == RequestID("r3") == "r3"
+    assert RequestID().value != RequestID().value
