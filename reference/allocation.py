@@ -262,7 +262,5 @@ def _note_evicted(state: State, keys: Sequence[PageKey]) -> None:
     connector = state.connector
     for key in keys:
         stored = connector.first is None or connector.holds(key)
-        if stored or state.fates.of(key) == "evicted":
-            state.fates.note([key], "evicted")
-        else:
-            state.fates.note([key], "not_stored")
+        evicted = stored or state.fates.of(key) == "evicted"
+        state.fates.note([key], "evicted" if evicted else "not_stored")

@@ -7,6 +7,19 @@ from pagedkv.reference.errors import BatchesError
 from pagedkv.reference.state import Request, State
 
 
+def check_one_per_replica(state: State, batches: Sequence[Sequence[Context]], call: str) -> None:
+    """Refuse anything but one batch per replica (INPUT-1).
+
+    Raises:
+        BatchesError: There are more or fewer.
+    """
+    if len(batches) != len(state.pools):
+        raise BatchesError(
+            f"{call} got {len(batches)} batch(es) for {len(state.pools)} replica(s): "
+            "pass one batch per replica, an empty one where there is nothing to do"
+        )
+
+
 def check_batches(
     state: State, batches: Sequence[Sequence[Context]], call: str
 ) -> list[tuple[int, Context, Request]]:
@@ -17,11 +30,7 @@ def check_batches(
         UnknownRequestError: A request is not claimed on its batch's replica.
         AllocPendingError: An allocation still waits for transfers.
     """
-    if len(batches) != len(state.pools):
-        raise BatchesError(
-            f"{call} got {len(batches)} batch(es) for {len(state.pools)} replica(s): "
-            "pass one batch per replica, an empty one where there is nothing to do"
-        )
+    check_one_per_replica(state, batches, call)
     rows: list[tuple[int, Context, Request]] = []
     seen: set[Hashable] = set()
     for replica, batch in enumerate(batches):

@@ -10,25 +10,24 @@ from pagedkv.reference.state import State
 from pagedkv.reference.transfers import issue
 
 
-def clean(state: State, replica_idx: int, count: int, sparing: Sequence[PageKey] = ()) -> list[str]:
+def clean(state: State, replica_idx: int, count: int) -> list[str]:
     """Offload the ``count`` oldest dirty pages that nobody holds, so that they may go (TIER-7).
 
     A page that finds no slot below is no longer dirty either: its content may be lost, and
-    losing cached content is a miss. Blocks in ``sparing`` are not given up to make a slot.
-    Returns the transfers that were issued.
+    losing cached content is a miss. Returns the transfers that were issued.
     """
     state.check_works(replica_idx)
     if count < 0:
         raise ValueError(f"count is {count}; it must be 0 or more")
     pool = state.pools[replica_idx]
     idle = [p for p in pool.idle if p in pool.dirty and p not in pool.pins]
-    return clean_pages(state, replica_idx, idle[:count], sparing)
+    return clean_pages(state, replica_idx, idle[:count])
 
 
 def clean_pages(
     state: State, replica_idx: int, pages: Sequence[int], sparing: Sequence[PageKey] = ()
 ) -> list[str]:
-    """Offload these dirty pages, whoever holds them."""
+    """Offload these dirty pages, whoever holds them; ``sparing`` are not given up for a slot."""
     pool = state.pools[replica_idx]
     if not pages:
         return []

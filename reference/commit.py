@@ -9,7 +9,6 @@ from pagedkv.reference.batches import check_batches
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import BlocksNotAllocatedError
 from pagedkv.reference.events import IssuedTransfer, Stepped
-from pagedkv.reference.identity import page_digests
 from pagedkv.reference.lengths import ceil_div, written_tokens
 from pagedkv.reference.state import Request, State
 from pagedkv.reference.transfers import issue
@@ -40,7 +39,7 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
         full = max(request.committed, written_tokens(ctx) // size)
         may_commit = state.params.enable_prefix_caching and not request.fenced
         commits = may_commit and full > request.offered
-        plan.append((ctx, request, _digests(state, ctx, request, full) if commits else []))
+        plan.append((ctx, request, state.digests(ctx, request, full) if commits else []))
 
     for ctx, request, digests in plan:
         # TAKE: full pages enter the cache, or give way to those that are there
@@ -65,23 +64,11 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
             )
 
 
-def _digests(state: State, ctx: Context, request: Request, count: int) -> list[bytes]:
-    return page_digests(
-        ctx,
-        count=count,
-        page_size=state.params.page_size,
-        algorithm=state.params.kv_hash_algo,
-        seed=state.params.kv_hash_seed,
-        known=request.digests,
-    )
-
-
 def _commit(state: State, request: Request, full: int) -> None:
     """The pages up to ``full`` become hittable; what is cached already is shared (STEP-4)."""
     pool = state.pools[request.replica]
     # Draft KV of a cached page may have been written before another token (DRAFT-1).
-    drafts_look_ahead = state.params.speculative_method in ("eagle", "mtp")
-    swaps = state.params.deduplication == "swap" and not drafts_look_ahead
+    swaps = state.params.deduplication == "swap" and not state.drafts_look_ahead
     for n, key in enumerate(state.keys(request.digests[:full])):
         if n < request.committed:
             continue

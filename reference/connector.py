@@ -4,7 +4,7 @@ Rules TIER-1 to TIER-9. All replicas share one connector; content is the same fo
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -112,7 +112,7 @@ class TierConnector:
             return []
         wanted = self._wanted(chain, new)
         run = [i for i in range(wanted) if not self.tiers[self.first].holds(chain[i])]
-        transfers = list(self._reserve_offload(chain, pages, replica, run))
+        transfers = self._reserve_offload(chain, pages, replica, run)
         transfers += self._write_down(chain[:wanted], chain)
         self.touch(chain)
         return transfers
@@ -305,7 +305,7 @@ class TierConnector:
 
     def _reserve_offload(
         self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, run: Sequence[int]
-    ) -> Iterator[Transfer]:
+    ) -> list[Transfer]:
         """At most one transfer, of the blocks ``run`` of the chain that find a slot (TIER-9)."""
         assert self.first is not None
         tier, protected = self.tiers[self.first], frozenset(chain)
@@ -317,8 +317,7 @@ class TierConnector:
                 self._count(offload_blocks_dropped=len(run) - len(slots))
                 break
             slots.append((chain[i], pages[i], slot))
-        if slots:
-            yield self._offload_transfer(slots, replica, tuple(chain))
+        return [self._offload_transfer(slots, replica, tuple(chain))] if slots else []
 
     def _offload_transfer(
         self,
@@ -338,9 +337,7 @@ class TierConnector:
             chain=chain,
         )
 
-    def _write_down(
-        self, keys: Sequence[PageKey], chain: tuple[PageKey, ...] | Sequence[PageKey]
-    ) -> list[Transfer]:
+    def _write_down(self, keys: Sequence[PageKey], chain: Sequence[PageKey]) -> list[Transfer]:
         """Issue writes of blocks in host memory to the tiers below that lack them (TIER-2)."""
         if self.first != "host":
             return []

@@ -21,12 +21,12 @@ from pagedkv.reference import (
     tier_setup,
     transfers,
 )
+from pagedkv.reference.batches import check_one_per_replica
 from pagedkv.reference.buffers import KVCacheBufferInterface
 from pagedkv.reference.config import TierOptions
 from pagedkv.reference.context import Context
 from pagedkv.reference.device import InferenceSession
 from pagedkv.reference.errors import (
-    BatchesError,
     KVLoadFailed,
     ManagerClosedError,
 )
@@ -243,11 +243,7 @@ class PagedKVCacheManager:
         the windows of all contexts begin where they began before: the pages are gone (CLAIM-5).
         """
         with self._operation():
-            if len(replica_batches) != len(self._state.pools):
-                raise BatchesError(
-                    f"reserve got {len(replica_batches)} batch(es) for {len(self._state.pools)} "
-                    "replica(s): pass one per replica"
-                )
+            check_one_per_replica(self._state, replica_batches, "reserve")
         before: list[tuple[Context, int, int, int | None]] = []
         counters = self._state.metrics
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pagedkv.reference.context import Context, ExternalBlockMetadata
 from pagedkv.reference.fates import MissReason
-from pagedkv.reference.identity import PageKey, page_digests
+from pagedkv.reference.identity import PageKey
 from pagedkv.reference.lengths import identifiable_tokens, required_pages
 from pagedkv.reference.metrics import PrefixCacheHits
 from pagedkv.reference.pool import PagePool
@@ -84,8 +84,8 @@ def _match(
         if n >= max(known, request.committed + len(hits))
         and _find(state, replica_idx, key, tier, {}) is None
     )
-    if hits and state.params.speculative_method in ("eagle", "mtp"):
-        # The draft KV of a page's last position depends on the token after the page (DRAFT-1).
+    if hits and state.drafts_look_ahead:
+        # It was written before another successor (DRAFT-1).
         hits.pop()
     return tuple(hits), misses
 
@@ -137,16 +137,9 @@ def lookup_digests(state: State, request: Request, ctx: Context) -> list[bytes]:
         return request.digests[: request.committed]
     # Ask for it now, however short the request: a missing image hash must not surface in a step.
     _ = ctx.hash_overrides
-    size = state.params.page_size
-    count = min(identifiable_tokens(ctx), ctx.tokens.current_position - 1) // size
-    return page_digests(
-        ctx,
-        count=max(count, request.committed),
-        page_size=size,
-        algorithm=state.params.kv_hash_algo,
-        seed=state.params.kv_hash_seed,
-        known=request.digests,
-    )
+    tokens = min(identifiable_tokens(ctx), ctx.tokens.current_position - 1)
+    count = max(tokens // state.params.page_size, request.committed)
+    return state.digests(ctx, request, count)
 
 
 def further_stores(state: State, ctx: Context) -> list[Tier]:

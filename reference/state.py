@@ -14,7 +14,7 @@ from pagedkv.reference.errors import (
 )
 from pagedkv.reference.events import ContextSnapshot, Event, Tracer
 from pagedkv.reference.fates import Fates, MissReason
-from pagedkv.reference.identity import PageKey, page_key
+from pagedkv.reference.identity import PageKey, page_digests, page_key
 from pagedkv.reference.media import Media
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.params import KVCacheParamInterface
@@ -191,6 +191,22 @@ class State:
         if request.plan is not None:
             raise AllocPendingError(request_id, call)
         return request
+
+    @property
+    def drafts_look_ahead(self) -> bool:
+        """Whether a page's last draft KV depends on the token after the page (DRAFT-1)."""
+        return self.params.speculative_method in ("eagle", "mtp")
+
+    def digests(self, ctx: Context, request: Request, count: int) -> list[bytes]:
+        """Digests of the first ``count`` pages of a request; those it knows are not redone."""
+        return page_digests(
+            ctx,
+            count=count,
+            page_size=self.params.page_size,
+            algorithm=self.params.kv_hash_algo,
+            seed=self.params.kv_hash_seed,
+            known=request.digests,
+        )
 
     def keys(self, digests: Sequence[bytes]) -> tuple[PageKey, ...]:
         """The keys of pages with these digests."""

@@ -162,12 +162,13 @@ def _tell_waiting(
     state: State, transfer: Transfer, reason: FailReason, at_fault: Sequence[PageKey]
 ) -> None:
     """Every allocation that waits for a failed load is undone when it would return (ALLOC-11)."""
-    if gives_up(transfer, reason) and not transfer.fenced:
+    lost = gives_up(transfer, reason)
+    if lost and not transfer.fenced:
         state.fates.note(at_fault, "failed")
     miss: MissReason = "too_slow" if reason == "timeout" else "failed"
     for request in state.requests.values():
         if request.plan is not None and transfer.id in request.plan.transfers:
             request.failed.add(transfer.id)
-            if not gives_up(transfer, reason):
+            if not lost:
                 source = source_name(transfer.source, transfer.source_replica)
                 request.avoided.update({(source, key): miss for key in at_fault})
