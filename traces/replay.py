@@ -30,8 +30,9 @@ from pagedkv.traces.cache_counters import (
     read_counters,
 )
 from pagedkv.traces.manager_call import ManagerCallError, call_manager
+from pagedkv.traces.manager_setup import ManagerFactory, ManagerSetup
 from pagedkv.traces.replay_report import CallTimes, ReplayReport
-from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
+from pagedkv.traces.sync_adapter import as_sync
 from pagedkv.traces.tokens import generated_token, tokens_of
 from pagedkv.traces.workload import WorkloadRequest
 
@@ -57,7 +58,7 @@ def replay(
     requests: Iterable[WorkloadRequest],
     block_size: int,
     factory: ManagerFactory,
-    setup: ReplaySetup,
+    setup: ManagerSetup,
     options: ReplayOptions | None = None,
     on_request_done: Callable[[], None] = lambda: None,
 ) -> ReplayReport:
@@ -76,7 +77,7 @@ def replay(
         ManagerCallError: The manager raised something else than ``InsufficientBlocksError`` from
             ``alloc``, or its transfers do not end.
     """
-    manager = factory(setup)
+    manager = as_sync(factory(setup))
     try:
         report = _Driver(
             enumerate(requests),
@@ -123,7 +124,7 @@ class _Driver:
         arrivals: Iterator[tuple[int, WorkloadRequest]],
         block_size: int,
         manager: SyncKVCacheManager,
-        setup: ReplaySetup,
+        setup: ManagerSetup,
         options: ReplayOptions,
         on_request_done: Callable[[], None],
     ) -> None:

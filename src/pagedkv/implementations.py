@@ -3,20 +3,19 @@
 import importlib
 from typing import TYPE_CHECKING, cast
 
-from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
-
 if TYPE_CHECKING:
     from pagedkv.reference.interfaces import SyncKVCacheManager
+    from pagedkv.traces.manager_setup import ManagerFactory, ManagerSetup
 
 
 class UnknownImplementationError(ValueError):
     """An implementation is asked for that cannot be found."""
 
 
-def resolve_implementation(name: str) -> ManagerFactory:
+def resolve_implementation(name: str) -> "ManagerFactory":
     """The factory of ``reference``, or of ``package.module:factory``.
 
-    A factory takes one :class:`~pagedkv.traces.replay_setup.ReplaySetup` and returns a manager.
+    A factory takes one :class:`~pagedkv.traces.manager_setup.ManagerSetup` and returns a manager.
 
     Raises:
         UnknownImplementationError: The name has another form, the module cannot be imported, or
@@ -46,13 +45,13 @@ def resolve_implementation(name: str) -> ManagerFactory:
     return cast("ManagerFactory", factory)
 
 
-def reference_manager(setup: ReplaySetup) -> "SyncKVCacheManager":
-    """The reference manager with one byte per token, on the CPU.
+def reference_manager(setup: "ManagerSetup") -> "SyncKVCacheManager":
+    """The reference manager, on the CPU.
 
     Raises:
         ValueError: The machine does not have the memory.
     """
     # torch takes seconds to import: commands that need no manager do without it.
-    from pagedkv.specification import one_byte_reference
+    from pagedkv.specification import build_reference
 
-    return one_byte_reference(setup.run_setup(), setup.tracer)
+    return build_reference(setup)

@@ -7,9 +7,9 @@ from pagedkv.implementations import reference_manager
 from pagedkv.traces import WorkloadRequest, tokens_of
 from pagedkv.traces.capacity import demand_of
 from pagedkv.traces.infinite_cache import InfiniteCache
+from pagedkv.traces.manager_setup import ManagerSetup
 from pagedkv.traces.prefix_ids import PrefixIds
 from pagedkv.traces.replay import ReplayOptions, replay
-from pagedkv.traces.replay_setup import ReplaySetup
 
 Content = list[tuple[int, int]]
 
@@ -66,7 +66,11 @@ def test_a_manager_that_never_evicts_reaches_the_bound(
     bound = sum(cache.admit(request).hit for request in requests)
     pages = demand_of(requests, page_size, decode=False).pages
     report = replay(
-        requests, block_size, reference_manager, ReplaySetup(page_size, pages), ReplayOptions()
+        requests,
+        block_size,
+        reference_manager,
+        ManagerSetup(page_size=page_size, total_num_pages=pages),
+        ReplayOptions(),
     )
     assert report.pages_hit == bound
     assert report.evictions == 0

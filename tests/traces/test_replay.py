@@ -20,10 +20,10 @@ from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.interfaces import SyncKVCacheManager
 from pagedkv.traces import Workload, WorkloadRequest, summarise
 from pagedkv.traces.manager_call import ManagerCallError
+from pagedkv.traces.manager_setup import ManagerSetup
 from pagedkv.traces.percentile import percentile
 from pagedkv.traces.replay import ReplayOptions, replay
 from pagedkv.traces.replay_report import CallTimes, ReplayReport
-from pagedkv.traces.replay_setup import ReplaySetup
 
 PAGE = 4
 LIFECYCLE = ("claim", "alloc", "runtime_inputs", "step", "release")
@@ -81,13 +81,18 @@ def run(
     """Replay on a recorded reference manager."""
     recorders: list[Recorder] = []
 
-    def factory(setup: ReplaySetup) -> SyncKVCacheManager:
+    def factory(setup: ManagerSetup) -> SyncKVCacheManager:
         recorders.append(Recorder(reference_manager(setup)))
         return cast("SyncKVCacheManager", recorders[0])
 
     replicas = options.pop("replicas", 1)
     asked = ReplayOptions(**options)
-    setup = ReplaySetup(PAGE, pages, replicas=replicas, max_batch_size=asked.concurrency)
+    setup = ManagerSetup(
+        page_size=PAGE,
+        total_num_pages=pages,
+        replicas=replicas,
+        max_batch_size=asked.concurrency,
+    )
     return replay(requests, PAGE, factory, setup, asked), recorders[0]
 
 
@@ -129,7 +134,13 @@ def test_lower_tiers_bring_back_what_the_device_gave_up(tmp_path: Path) -> None:
     rounds = [request(*range(start, start + 4)) for start in (0, 4, 8)] * 3
 
     def hits(host: int, disk: int) -> dict[str, int | None]:
-        setup = ReplaySetup(PAGE, 5, host, disk, tmp_path / f"{disk}")
+        setup = ManagerSetup(
+            page_size=PAGE,
+            total_num_pages=5,
+            host_pages=host or None,
+            disk_pages=disk or None,
+            disk_dir=tmp_path / f"{disk}",
+        )
         return replay(rounds, PAGE, reference_manager, setup).hits_by_tier
 
     device = hits(0, 0)
@@ -146,7 +157,15 @@ def test_lower_tiers_bring_back_what_the_device_gave_up(tmp_path: Path) -> None:
 def test_the_disk_tier_has_exactly_the_pages_that_were_asked_for(
     tmp_path: Path, page_size: int, pages: int
 ) -> None:
-    manager = reference_manager(ReplaySetup(page_size, 1, 1, pages, tmp_path))
+    manager = reference_manager(
+        ManagerSetup(
+            page_size=page_size,
+            total_num_pages=1,
+            host_pages=1,
+            disk_pages=pages,
+            disk_dir=tmp_path,
+        )
+    )
     assert manager.get_num_disk_pages(0) == pages
     assert manager.get_num_host_pages(0) == 1
     manager.shutdown()
@@ -274,10 +293,10 @@ def test_a_counter_that_an_implementation_lacks_is_null_not_zero() -> None:
         def get_metrics_aggregated(self) -> SimpleNamespace:
             return SimpleNamespace(device_blocks_served=0)
 
-    def factory(setup: ReplaySetup) -> SyncKVCacheManager:
+    def factory(setup: ManagerSetup) -> SyncKVCacheManager:
         return cast("SyncKVCacheManager", Sparse(reference_manager(setup)))
 
-    report = replay([request(0)], PAGE, factory, ReplaySetup(PAGE, 5))
+    report = replay([request(0)], PAGE, factory, ManagerSetup(page_size=PAGE, total_num_pages=5))
     assert (report.evictions, report.tokens_hit, report.pages_hit_again) == (None, None, None)
     assert report.hits_by_tier["device"] == 0
     assert report.hits_by_tier["host"] is None
@@ -287,13 +306,15 @@ def test_a_counter_that_an_implementation_lacks_is_null_not_zero() -> None:
 def replay_broken(methods: dict[str, Callable[..., Any]], patience_s: float = 60) -> ReplayReport:
     """Replay one request on a real manager of which some methods are replaced."""
 
-    def factory(setup: ReplaySetup) -> SyncKVCacheManager:
+    def factory(setup: ManagerSetup) -> SyncKVCacheManager:
         manager = Recorder(reference_manager(setup))
         vars(manager).update(methods)
         return cast("SyncKVCacheManager", manager)
 
     options = ReplayOptions(patience_s=patience_s)
-    return replay([request(0)], PAGE, factory, ReplaySetup(PAGE, 5), options)
+    return replay(
+        [request(0)], PAGE, factory, ManagerSetup(page_size=PAGE, total_num_pages=5), options
+    )
 
 
 def fail(error: BaseException) -> Any:
@@ -327,10 +348,10 @@ def test_the_first_failure_is_told_not_that_of_the_shutdown_after_it() -> None:
 
 
 def test_an_asynchronous_method_is_told_as_that() -> None:
-    async def alloc(*_: Any) -> None: ...
+    async def claim(*_: Any) -> None: ...
 
-    with pytest.raises(ManagerCallError, match="alloc is asynchronous: a replay needs"):
-        replay_broken({"alloc": alloc})
+    with pytest.raises(ManagerCallError, match="claim is asynchronous: a replay needs"):
+        replay_broken({"claim": claim})
 
 
 def test_a_counter_that_is_no_whole_number_is_a_failure() -> None:
@@ -348,17 +369,20 @@ def test_transfers_that_never_end_are_waited_for_no_longer_than_asked() -> None:
         )
 
 
-def test_setups_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    cases: list[tuple[Callable[[], ReplaySetup], str]] = [
-        (lambda: ReplaySetup(0, 1), "page_size is 0; it must be 1 or more"),
-        (lambda: ReplaySetup(1, 0), "total_num_pages is 0"),
-        (lambda: ReplaySetup(1, 1, -1), "total_num_host_pages is -1"),
-        (lambda: ReplaySetup(1, 1, 0, 1, tmp_path), "need host pages"),
-        (lambda: ReplaySetup(1, 1, 1, 1), "give disk_dir"),
-    ]
-    for build, message in cases:
-        with pytest.raises(ValueError, match=message):
-            build()
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"page_size": 0}, "page_size"),
+        ({"total_num_pages": 0}, "total_num_pages"),
+        ({"host_pages": -1}, "host_pages"),
+        ({"disk_pages": 1, "disk_dir": "somewhere"}, "disk_pages needs host_pages"),
+        ({"host_pages": 1, "disk_pages": 1}, "give disk_dir"),
+        ({"total_num_host_pages": 1}, "total_num_host_pages"),
+    ],
+)
+def test_setups_that_cannot_be_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ManagerSetup.model_validate({"page_size": 1, "total_num_pages": 1} | fields)
 
 
 def test_percentiles_are_recorded_values_of_the_nearest_rank() -> None:
@@ -415,7 +439,9 @@ def test_a_module_that_cannot_be_imported_says_why(
 def test_mooncake_hits_as_least_recently_used_eviction_has_to(
     mooncake: Workload, pages: int, hit_rate: float
 ) -> None:
-    report = replay(mooncake, 512, reference_manager, ReplaySetup(512, pages))
+    report = replay(
+        mooncake, 512, reference_manager, ManagerSetup(page_size=512, total_num_pages=pages)
+    )
     assert report.hit_rate == pytest.approx(hit_rate, abs=0.00005)
 
 

@@ -1,16 +1,18 @@
 """What has to be known of a manager to follow a run of it."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from pagedkv.reference.params import DeduplicationPolicy, SpeculativeMethod
+from pagedkv.reference.params import DeduplicationPolicy, HashAlgorithm, SpeculativeMethod
 
 
 class RunSetup(BaseModel):
-    """Sizes and policies of the manager that was recorded; content and devices do not matter."""
+    """Sizes, policies and shape of a manager, whatever implements it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_bytes="hex", val_json_bytes="hex"
+    )
 
     page_size: PositiveInt
     """Tokens per page."""
@@ -40,6 +42,21 @@ class RunSetup(BaseModel):
     """How draft tokens are made."""
     num_draft_tokens: NonNegativeInt = 0
     """Draft tokens per speculative iteration."""
+    cache: Literal["mha", "mla", "fp8", "tree"] = "mha"
+    """What a page holds: keys and values; one latent (equal on all shards); values with scales; or
+    pages of two caches, of a target and a draft model."""
+    shards: PositiveInt = 1
+    """Tensor-parallel shards per replica."""
+    layers: PositiveInt = 1
+    """Layers of the model."""
+    head_dim: PositiveInt = 1
+    """Values per token, layer, shard, key and value; one byte each."""
+    hash_algorithm: HashAlgorithm = "sha256"
+    """How pages are identified (ID-1)."""
+    hash_seed: Annotated[bytes, Field(min_length=32, max_length=32)] | None = None
+    """Root of all identities, besides the salt (ID-3)."""
+    model_fingerprint: str | None = None
+    """The caller's name for the weights (NS-2)."""
 
     @model_validator(mode="after")
     def _tiers_stand_behind_each_other(self) -> Self:

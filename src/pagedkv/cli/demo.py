@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -21,9 +21,11 @@ from pagedkv.traces.capacity import demand_of
 from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.reader import Workload
 from pagedkv.traces.replay_report import ReplayReport
-from pagedkv.traces.replay_setup import ReplaySetup
 from pagedkv.traces.shipped import DEMO_WORKLOAD
 from pagedkv.traces.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    from pagedkv.traces.manager_setup import ManagerSetup
 
 DEVICE_SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Sizes of the device pool to try, relative to the distinct pages of the workload."""
@@ -48,7 +50,7 @@ BAR = {"device": ("█", "cyan"), "host": ("▒", "green"), "disk": ("░", "yel
 class Run:
     """One line of the table."""
 
-    setup: ReplaySetup
+    setup: "ManagerSetup"
     """The sizes."""
     report: ReplayReport
     """What came out."""
@@ -99,8 +101,8 @@ def demo(
         "runs": [
             {
                 "pages": run.setup.total_num_pages,
-                "host_pages": run.setup.total_num_host_pages,
-                "disk_pages": run.setup.total_num_disk_pages,
+                "host_pages": run.setup.host_pages or 0,
+                "disk_pages": run.setup.disk_pages or 0,
                 "hit_rate": run.hit_rate,
                 **asdict(run.report),
             }
@@ -114,20 +116,28 @@ def demo(
 
 def setups_for(
     trace: Workload, summary: Summary, limit: int | None, folder: Path
-) -> Iterator[ReplaySetup]:
+) -> Iterator["ManagerSetup"]:
     """The sizes to try: device pools alone, from small to unbounded, then tiers behind one."""
+    from pagedkv.traces.manager_setup import ManagerSetup
+
     page_size = summary.page_size
     largest = ceil_div(summary.input_tokens.max, page_size)
+    unbounded = demand_of(islice(trace, limit), page_size, decode=False).pages
 
     def pages(share: float) -> int:
         return max(1, round_up(share * summary.distinct_pages))
 
-    for size in sorted({max(largest, pages(share)) for share in DEVICE_SHARES}):
-        yield ReplaySetup(page_size, size)
-    yield ReplaySetup(page_size, demand_of(islice(trace, limit), page_size, decode=False).pages)
+    for size in [*sorted({max(largest, pages(share)) for share in DEVICE_SHARES}), unbounded]:
+        yield ManagerSetup(page_size=page_size, total_num_pages=size)
     device = max(largest, pages(TIERED_SHARE))
-    yield ReplaySetup(page_size, device, pages(HOST_SHARE))
-    yield ReplaySetup(page_size, device, pages(HOST_SHARE), pages(DISK_SHARE), folder)
+    for disk_pages in (None, pages(DISK_SHARE)):
+        yield ManagerSetup(
+            page_size=page_size,
+            total_num_pages=device,
+            host_pages=pages(HOST_SHARE),
+            disk_pages=disk_pages,
+            disk_dir=folder,
+        )
 
 
 def round_up(value: float) -> int:
@@ -153,8 +163,8 @@ def demo_page(trace: Workload, summary: Summary, runs: list[Run], *, wide: bool)
     for run in runs:
         table.add_row(
             number(run.setup.total_num_pages),
-            number(run.setup.total_num_host_pages) if run.setup.total_num_host_pages else "-",
-            number(run.setup.total_num_disk_pages) if run.setup.total_num_disk_pages else "-",
+            number(run.setup.host_pages) if run.setup.host_pages else "-",
+            number(run.setup.disk_pages) if run.setup.disk_pages else "-",
             f"{run.hit_rate:.1%}",
             number(run.report.evictions),
             *([bar(run.report)] if wide else []),
@@ -192,8 +202,8 @@ def explanation(summary: Summary, runs: list[Run]) -> list[str]:
         f"{number(large.setup.total_num_pages)} pages {large.hit_rate:.1%}.",
         "What host and disk bring back: pages that the device gave up are copied back instead of "
         f"computed again. Behind {number(host.setup.total_num_pages)} device pages, which hit "
-        f"{alone.hit_rate:.1%} alone, {number(host.setup.total_num_host_pages)} host pages lift "
-        f"that to {host.hit_rate:.1%}, and {number(disk.setup.total_num_disk_pages)} disk pages "
+        f"{alone.hit_rate:.1%} alone, {number(host.setup.host_pages)} host pages lift "
+        f"that to {host.hit_rate:.1%}, and {number(disk.setup.disk_pages)} disk pages "
         f"to {disk.hit_rate:.1%}.",
         f"The infinite-cache bound: {summary.infinite_cache_hit_rate:.1%} of all prompt pages "
         "repeat what was seen before, so no cache can hit more. A pool that never evicts "

@@ -2,7 +2,7 @@
 
 import traceback
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,11 +31,11 @@ from pagedkv.traces.errors import UnreadableTraceError
 from pagedkv.traces.manager_call import ManagerCallError, call_manager
 from pagedkv.traces.reader import Workload
 from pagedkv.traces.replay_report import ReplayReport
-from pagedkv.traces.replay_setup import ManagerFactory, ReplaySetup
 
 if TYPE_CHECKING:
-    from pagedkv.reference.interfaces import SyncKVCacheManager
+    from pagedkv.reference.interfaces import AsyncKVCacheManager, SyncKVCacheManager
     from pagedkv.traces.events.recorder import EventRecorder
+    from pagedkv.traces.manager_setup import ManagerFactory, ManagerSetup
 
 UNBOUNDED = "unbounded"
 """What ``--pages`` says for a pool that never has to evict."""
@@ -148,11 +148,15 @@ def replay_command(
         ExitStack() as recording,
         progress_bar() as progress,
     ):
-        setup = ReplaySetup(
+        # Imported late because they bring in torch: a wrong option should be told at once.
+        from pagedkv.traces.manager_setup import ManagerSetup
+        from pagedkv.traces.replay import ReplayOptions, replay
+
+        setup = ManagerSetup(
             page_size=page_size,
             total_num_pages=demand.pages if pages == UNBOUNDED else int(pages),
-            total_num_host_pages=host_pages,
-            total_num_disk_pages=disk_pages,
+            host_pages=host_pages or None,
+            disk_pages=disk_pages or None,
             disk_dir=Path(disk_dir),
             replicas=replicas,
             max_batch_size=concurrency,
@@ -160,10 +164,7 @@ def replay_command(
         recorder = None
         if record is not None:
             recorder = recording.enter_context(recording_to(record, impl, trace, setup))
-            setup = replace(setup, tracer=recorder)
-        # Imported late because it brings in torch: a wrong option should be told at once.
-        from pagedkv.traces.replay import ReplayOptions, replay
-
+            setup = setup.model_copy(update={"tracer": recorder})
         task = progress.add_task(f"replaying on {impl}", total=demand.requests)
         try:
             report = replay(
@@ -209,7 +210,7 @@ def replay_command(
 
 
 def recording_to(
-    path: Path, impl: str, trace: Path, setup: ReplaySetup
+    path: Path, impl: str, trace: Path, setup: "ManagerSetup"
 ) -> AbstractContextManager["EventRecorder"]:
     """A recorder for the replay's events; the file appears when the replay has ended well."""
     # Imported late because they bring in torch.
@@ -220,10 +221,10 @@ def recording_to(
     return record_to(path, header)
 
 
-def checked(impl: str, factory: ManagerFactory) -> ManagerFactory:
+def checked(impl: str, factory: "ManagerFactory") -> "ManagerFactory":
     """The same factory, its failures told as what they are: a wrong ``--impl`` or size."""
 
-    def build(setup: ReplaySetup) -> "SyncKVCacheManager":
+    def build(setup: "ManagerSetup") -> "SyncKVCacheManager | AsyncKVCacheManager":
         try:
             manager = call_manager("the factory", lambda: factory(setup))
         except ManagerCallError as error:
@@ -241,7 +242,7 @@ def checked(impl: str, factory: ManagerFactory) -> ManagerFactory:
     return build
 
 
-def replay_table(title: str, setup: ReplaySetup, report: ReplayReport) -> RenderableType:
+def replay_table(title: str, setup: "ManagerSetup", report: ReplayReport) -> RenderableType:
     """The result of one replay for people."""
     facts = fact_table(title)
     per_second = report.requests / report.seconds if report.seconds else 0
