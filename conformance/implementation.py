@@ -1,10 +1,13 @@
 """What an implementation says of itself, so that the suite knows what to ask of it."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
+from pagedkv.reference.context import Context
+from pagedkv.reference.identity import PageKey
+from pagedkv.reference.tier_names import FailReason, TierName, TransferKind
 from pagedkv.traces.manager_setup import ManagerFactory
 
 Capability = Literal[
@@ -29,6 +32,8 @@ Capability = Literal[
     "multi",
     "speculative",
     "shutdown",
+    "poison",
+    "vocabulary",
 ]
 """What a manager can do beyond the calls that every one has; docs/conformance.md explains each."""
 
@@ -45,6 +50,7 @@ METHODS: dict[Capability, tuple[str, ...]] = {
     "reserve": ("reserve",),
     "transfers": ("begin_alloc", "finish_alloc", "cancel_alloc", "in_flight", "land", "fail"),
     "shutdown": ("shutdown",),
+    "poison": ("poison",),
 }
 """The methods that a capability needs; those that are not here need none of their own."""
 
@@ -78,6 +84,103 @@ class Implementation:
                 f"{self.name}: no such capabilities: {', '.join(unknown)}; "
                 f"there are {', '.join(CAPABILITIES)}"
             )
+
+
+class PlannedAllocation(Protocol):
+    """What ``begin_alloc`` returns."""
+
+    @property
+    def pages(self) -> Sequence[int]:
+        """The page table that the request is to get."""
+        ...
+
+    @property
+    def transfers(self) -> Sequence[str]:
+        """Names of the transfers that it waits for."""
+        ...
+
+
+class TransferInFlight(Protocol):
+    """One transfer, as ``in_flight`` lists it."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def kind(self) -> TransferKind:
+        """Its direction."""
+        ...
+
+    @property
+    def source(self) -> TierName:
+        """The tier that is read."""
+        ...
+
+    @property
+    def target(self) -> TierName:
+        """The tier that is written."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[PageKey]:
+        """The blocks, root first, by the keys of ID-1."""
+        ...
+
+    @property
+    def replica(self) -> int | None:
+        """The replica whose pages take part; ``None`` between lower tiers."""
+        ...
+
+    @property
+    def pages(self) -> Sequence[int]:
+        """Its device pages, one per block, or none."""
+        ...
+
+    @property
+    def source_replica(self) -> int | None:
+        """The replica that is read, for a copy between replicas."""
+        ...
+
+    @property
+    def source_pages(self) -> Sequence[int]:
+        """Its pages, for a copy between replicas."""
+        ...
+
+
+class ControlledManager(Protocol):
+    """A manager whose environment the suite plays: capability ``transfers``.
+
+    It is built with ``auto_land=False``, and then nothing lands or fails by itself. (``alloc``,
+    which cannot wait, lands the loads that it issues.)
+    """
+
+    def begin_alloc(self, ctx: Context, replica_idx: int) -> PlannedAllocation:
+        """Match, take, issue the loads (ALLOC-13)."""
+        ...
+
+    def finish_alloc(self, ctx: Context, replica_idx: int) -> object:
+        """Complete it, or raise ``KVLoadFailed`` if a load has failed."""
+        ...
+
+    def cancel_alloc(self, request_id: Hashable, replica_idx: int) -> None:
+        """Undo it."""
+        ...
+
+    def in_flight(self) -> Sequence[TransferInFlight]:
+        """Transfers that have neither landed nor failed, in the order of their issue."""
+        ...
+
+    def land(self, transfer_id: str) -> None:
+        """The bytes of a transfer have arrived."""
+        ...
+
+    def fail(
+        self, transfer_id: str, reason: FailReason, keys: Iterable[PageKey] | None = None
+    ) -> None:
+        """A transfer has failed, through the fault of ``keys``, by default all."""
+        ...
 
 
 def offered_by(manager: object, declared: Iterable[Capability]) -> frozenset[Capability]:

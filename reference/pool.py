@@ -1,6 +1,6 @@
 """The device pages of one replica: who holds them, what they contain, which goes next.
 
-Rules POOL-1 to POOL-9. A page is always in exactly one of these states:
+Rules POOL-1 to POOL-11. A page is always in exactly one of these states:
 
 ========  ==========================================  =====================
 state     holders and pins                            content
@@ -47,7 +47,8 @@ class PagePool:
     pins: dict[int, int] = field(default_factory=dict)
     """Pages that transfers in flight read or write: how many do."""
     idle: "OrderedDict[int, None]" = field(init=False)
-    """Pages that no request holds, the next one to take first. A pinned one keeps its place."""
+    """Pages that no request holds, the next one to take first; fresh ones by id (POOL-11). A pinned
+    one keeps its place."""
     page_of: dict[PageKey, int] = field(default_factory=dict)
     """Committed content that can be hit: identity to page."""
     key_of: dict[int, PageKey] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class PagePool:
         return len(self.idle) - sum(1 for page in self.pins if page in self.idle)
 
     def take(self, count: int) -> tuple[list[int], list[PageKey]]:
-        """Hold ``count`` pages for a request, oldest first, giving up what they cache (POOL-3).
+        """Hold ``count`` pages for a request, oldest first, giving up what they cache (POOL-3, POOL-10).
 
         Returns the pages, and the identities of the content that was given up.
 

@@ -41,6 +41,10 @@ class ManagerSetup(RunSetup):
     media: SkipValidation[Media] = Field(default_factory=Media, exclude=True, repr=False)
     """Simulated disks and stores, for implementations that have no real ones."""
 
+    auto_land: bool = Field(default=True, exclude=True)
+    """Whether transfers land by themselves, or when the caller says so: see
+    :class:`~pagedkv.conformance.implementation.ControlledManager`."""
+
     @model_validator(mode="after")
     def _tiers_have_a_place(self) -> Self:
         if self.disk_pages and self.disk_dir is None:

@@ -1,36 +1,47 @@
 """Finds the implementation that a command is to run on, by name."""
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pagedkv.conformance.implementation import Implementation
     from pagedkv.reference.interfaces import SyncKVCacheManager
-    from pagedkv.traces.manager_setup import ManagerFactory, ManagerSetup
+    from pagedkv.traces.manager_setup import ManagerSetup
+
+ENTRY_POINTS = "pagedkv.implementations"
+"""Group of entry points under which packages announce their implementations."""
 
 
 class UnknownImplementationError(ValueError):
     """An implementation is asked for that cannot be found."""
 
 
-def resolve_implementation(name: str) -> "ManagerFactory":
-    """The factory of ``reference``, or of ``package.module:factory``.
+def resolve_implementation(name: str) -> "Implementation":
+    """The implementation of a name.
 
-    A factory takes one :class:`~pagedkv.traces.manager_setup.ManagerSetup` and returns a manager.
+    Args:
+        name: ``reference``; an entry point of the group ``pagedkv.implementations``;
+            ``package.module:attribute``, an :class:`Implementation` or a factory, which takes one
+            :class:`~pagedkv.traces.manager_setup.ManagerSetup` and returns a manager; or
+            ``package.module``, whose attribute ``implementation`` is meant.
 
     Raises:
         UnknownImplementationError: The name has another form, the module cannot be imported, or
-            it has no such factory.
+            it has no such attribute.
     """
     if name == "reference":
-        return reference_manager
-    module_name, _, factory_name = name.partition(":")
-    if not (module_name and factory_name) or module_name.startswith("."):
+        return reference()
+    for announced in entry_points(group=ENTRY_POINTS, name=name):
+        name = announced.value
+    module_name, _, attribute = name.partition(":")
+    if not module_name or module_name.startswith(".") or name.endswith(":"):
         raise UnknownImplementationError(
             f"{name!r} is no implementation: use 'reference' or 'package.module:factory'"
         )
     try:
         module = importlib.import_module(module_name)
-        factory = getattr(module, factory_name, None)
+        found = getattr(module, attribute or "implementation", None)
     except (Exception, SystemExit) as error:
         remedy = "install it, or add its folder to PYTHONPATH"
         raise UnknownImplementationError(
@@ -38,11 +49,32 @@ def resolve_implementation(name: str) -> "ManagerFactory":
             f"({type(error).__name__}: {error}); "
             + (remedy if isinstance(error, ModuleNotFoundError) else "correct the module")
         ) from error
-    if not callable(factory):
+    # Imported late because it brings in torch, which takes seconds.
+    from pagedkv.conformance.implementation import Implementation
+
+    if isinstance(found, Implementation):
+        return found
+    if not callable(found):
         raise UnknownImplementationError(
-            f"{name!r}: module {module_name!r} has no function {factory_name!r}"
+            f"{name!r}: module {module_name!r} has no function {attribute or 'implementation'!r}"
         )
-    return cast("ManagerFactory", factory)
+    return Implementation(name=name, make=found)
+
+
+def reference() -> "Implementation":
+    """The reference: it can do everything, and follows every rule."""
+    from pagedkv import __version__
+    from pagedkv.conformance.implementation import CAPABILITIES, Implementation
+    from pagedkv.conformance.spec_text import should_rules
+
+    return Implementation(
+        name="reference",
+        version=__version__,
+        make=reference_manager,
+        capabilities=frozenset(CAPABILITIES) - {"async"},
+        follows=should_rules(),
+        write_policies=("through", "write_back", "reuse"),
+    )
 
 
 def reference_manager(setup: "ManagerSetup") -> "SyncKVCacheManager":

@@ -11,12 +11,12 @@ from pagedkv.traces.manager_setup import ManagerSetup
 def reference_specification(setup: RunSetup, tracer: Tracer) -> Specification:
     """A reference manager set up as the one that was recorded, its environment in our hands."""
     wanted = ManagerSetup.model_validate(
-        setup.model_dump() | {"disk_dir": Path("recorded"), "tracer": tracer}
+        setup.model_dump() | {"disk_dir": Path("recorded"), "tracer": tracer, "auto_land": False}
     )
-    return build_reference(wanted, auto_land=False)
+    return build_reference(wanted)
 
 
-def build_reference(setup: ManagerSetup, *, auto_land: bool = True) -> PagedKVCacheManager:
+def build_reference(setup: ManagerSetup) -> PagedKVCacheManager:
     """A reference manager of these sizes, policies and shape, on the CPU.
 
     Raises:
@@ -30,5 +30,5 @@ def build_reference(setup: ManagerSetup, *, auto_land: bool = True) -> PagedKVCa
         max_batch_size=setup.max_batch_size,
         tracer=setup.tracer,
         media=setup.media,
-        auto_land=auto_land,
+        auto_land=setup.auto_land,
     )

@@ -394,8 +394,9 @@ def test_percentiles_are_recorded_values_of_the_nearest_rank() -> None:
 
 
 def test_implementations_are_found_by_name() -> None:
-    assert resolve_implementation("reference") is reference_manager
-    assert resolve_implementation("pagedkv.implementations:reference_manager") is reference_manager
+    assert resolve_implementation("reference").make is reference_manager
+    found = resolve_implementation("pagedkv.implementations:reference_manager")
+    assert found.make is reference_manager
 
 
 @pytest.mark.parametrize(

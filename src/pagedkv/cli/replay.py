@@ -132,7 +132,7 @@ def replay_command(
             param_hint="--disk-pages",
         )
     try:
-        factory = resolve_implementation(impl)
+        factory = resolve_implementation(impl).make
     except UnknownImplementationError as error:
         raise typer.BadParameter(str(error), param_hint="--impl") from error
     workload = Workload(trace, format=format, block_size=block_size)

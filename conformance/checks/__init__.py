@@ -1,0 +1,1 @@
+"""One file per section of SPEC.md, with its checks."""
