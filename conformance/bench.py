@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ class Bench:
         self.impl = impl
         self.size = implementation.page_size
         """Tokens per page."""
+        self.examples = 100
+        """Generated runs per check."""
         self.drivers: list[Driver] = []
         self._folder = Path(tempfile.mkdtemp(prefix="pagedkv-conformance-"))
 
@@ -50,6 +54,13 @@ class Bench:
         for driver in self.drivers:
             driver.give_up()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def fresh(self) -> Iterator["Bench"]:
+        """A bench for one of many runs of a check; what it did last is what is reported."""
+        with Bench(self.implementation, self.reference, self.impl) as inner:
+            self.drivers = inner.drivers
+            yield inner
 
     # Any: fields of ManagerSetup, which checks them.
     def setup(self, **options: Any) -> ManagerSetup:
@@ -145,5 +156,4 @@ class Bench:
                     driver.setup.total_num_pages,
                     "free pages when every request is gone and every transfer has settled",
                 )
-            if driver.can("shutdown"):
-                driver.shutdown()
+            driver.shutdown()

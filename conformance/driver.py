@@ -84,7 +84,9 @@ class Driver:
         self.log = log or CallLog(impl or implementation.name)
         self.log.make(setup)
         # Any: an implementation offers a part of the interface; which one, ``can`` says.
-        self.manager: Any = as_sync(implementation.make(setup))
+        made = implementation.make(setup)
+        self.manager: Any = as_sync(made)
+        self.is_async = self.manager is not made
         self.capabilities = offered_by(self.manager, implementation.capabilities)
         self.model = Model(setup, implementation.follows)
         self.twin = twin
@@ -191,11 +193,8 @@ class Driver:
         name, replica = ctx.request_id, self.model.requests[ctx.request_id].replica
         pages = list(self.manager.get_req_blocks(name, replica))
         self.log.result(f"pages {pages}, window from {ctx.tokens.processed_length}")
-        first = not self.model.requests[name].admitted
         hits = self.model.allocated(ctx, pages, processed, found)
-        if first:
-            cached = ctx.tokens.processed_length - processed
-            expect("ALLOC-9", ctx.cached_prefix_length, cached, f"cached_prefix_length of {name!r}")
+        self._check_cached_length(ctx, before.cached_prefix_length, processed)
         check_cached(self.slots, ctx, self.namespace(ctx), replica, pages, self.setup.page_size)
         if self.twin:
             demand("ALLOC-1", self.twin.fits(before), "alloc went well; the reference has no room")
@@ -207,6 +206,12 @@ class Driver:
             )
         self.check()
         return hits
+
+    def _check_cached_length(self, ctx: TextContext, before: int | None, processed: int) -> None:
+        """``cached_prefix_length`` is what the first admission found, and stays that."""
+        expected = ctx.tokens.processed_length - processed if before is None else before
+        what = f"cached_prefix_length of {ctx.request_id!r}"
+        expect("ALLOC-9", ctx.cached_prefix_length, expected, what)
 
     def admit(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> TextContext:
         """A fresh request, claimed and allocated."""
@@ -262,11 +267,7 @@ class Driver:
                 page, offset = request.pages[position // size], position % size
                 self.slots.write(request.replica, page, offset, values[position])
         if self.twin:
-            self.twin.compute(*(self._mirrored(ctx) for ctx in contexts))
-
-    def _mirrored(self, ctx: TextContext) -> TextContext:
-        assert self.twin is not None
-        return self.twin.contexts.setdefault(ctx.request_id, ctx)
+            self.twin.compute(*(copy.deepcopy(ctx) for ctx in contexts))
 
     def step(self, *contexts: TextContext) -> None:
         """``step``."""
@@ -294,6 +295,31 @@ class Driver:
         """The context takes a sampled token."""
         self.log.call(f"{name_of(ctx)}.update({token})")
         ctx.update(token)
+
+    def update_later(self, ctx: TextContext) -> None:
+        """The context takes a placeholder for a token that is not known yet."""
+        self.log.call(f"{name_of(ctx)}.update_with_future_token()")
+        ctx.update_with_future_token()
+
+    def realize(self, ctx: TextContext, token: int) -> None:
+        """The oldest placeholder becomes a token."""
+        self.log.call(f"{name_of(ctx)}.realize_future_token({token})")
+        ctx.realize_future_token(token)
+
+    def chunk(self, ctx: TextContext, n: int) -> None:
+        """Only the first ``n`` active tokens are computed in the next forward."""
+        self.log.call(f"{name_of(ctx)}.chunk({n})", ctx)
+        ctx.chunk(n)
+
+    def bring_drafts(self, ctx: TextContext, drafts: list[int]) -> None:
+        """The next forward verifies draft tokens."""
+        self.log.call(f"{name_of(ctx)}.spec_decoding_state.draft_tokens_to_verify = {drafts}")
+        ctx.spec_decoding_state.draft_tokens_to_verify = drafts
+
+    def start_over(self, ctx: TextContext) -> None:
+        """A released request is preempted: all its tokens are active again."""
+        self.log.call(f"{name_of(ctx)}.reset()")
+        ctx.reset()
 
     def serve(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> TextContext:
         """A whole request: claim, alloc, one forward, step, release."""
@@ -336,10 +362,20 @@ class Driver:
         self.check()
         return pending
 
+    def begins(self, ctx: TextContext) -> bool:
+        """:meth:`begin`; whether there were enough pages."""
+        try:
+            self.begin(ctx)
+        except Exception as error:
+            if not is_error(error, InsufficientBlocksError):
+                raise
+            return False
+        return True
+
     def finish(self, ctx: TextContext) -> bool:
         """``finish_alloc``; false if a load has failed, and the plan was undone."""
         name, request = ctx.request_id, self.model.requests[ctx.request_id]
-        processed, first = ctx.tokens.processed_length, not request.admitted
+        processed, cached_before = ctx.tokens.processed_length, ctx.cached_prefix_length
         self.log.call(f"manager.finish_alloc({name_of(ctx)}, {request.replica})")
         try:
             self.manager.finish_alloc(ctx, request.replica)
@@ -357,9 +393,7 @@ class Driver:
         pages = list(self.manager.get_req_blocks(name, request.replica))
         self.log.result(f"pages {pages}, window from {ctx.tokens.processed_length}")
         self.model.allocated(ctx, pages, processed, found)
-        if first:
-            cached = ctx.tokens.processed_length - processed
-            expect("ALLOC-9", ctx.cached_prefix_length, cached, f"cached_prefix_length of {name!r}")
+        self._check_cached_length(ctx, cached_before, processed)
         size = self.setup.page_size
         check_cached(self.slots, ctx, self.namespace(ctx), request.replica, pages, size)
         self.check()

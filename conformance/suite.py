@@ -4,14 +4,15 @@ import importlib
 import pkgutil
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pagedkv.conformance.checks
 from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import CHECKS, Check
-from pagedkv.conformance.implementation import Implementation, offered_by
+from pagedkv.conformance.implementation import Implementation
+from pagedkv.conformance.spec_text import rules
 from pagedkv.conformance.violation import Violation
 
 Status = Literal["passed", "failed", "skipped", "not asked"]
@@ -43,28 +44,32 @@ def all_checks() -> list[Check]:
     names = sorted(m.name for m in pkgutil.iter_modules(pagedkv.conformance.checks.__path__))
     for name in names:
         importlib.import_module(f"pagedkv.conformance.checks.{name}")
-    from pagedkv.conformance.spec_text import rules
-
     order = list(rules())
     return sorted(CHECKS.values(), key=lambda c: (order.index(c.rule.id), c.id))
 
 
 def run_check(
-    check: Check, implementation: Implementation, reference: Implementation | None, impl: str
+    check: Check,
+    implementation: Implementation,
+    reference: Implementation | None,
+    impl: str,
+    *,
+    examples: int = 100,
 ) -> Outcome:
     """Run one check on fresh managers."""
     if check.rule.strength == "SHOULD" and check.rule.id not in implementation.follows:
         return Outcome(check, "not asked", f"does not claim to follow {check.rule.id}")
+    lacking = sorted(check.needs - implementation.capabilities)
+    if lacking:
+        return Outcome(check, "skipped", f"has no {', '.join(lacking)}")
     started = time.perf_counter()
 
     def outcome(status: Status, reason: str = "", **more: str) -> Outcome:
         return Outcome(check, status, reason, seconds=time.perf_counter() - started, **more)
 
     with Bench(implementation, reference, impl) as bench:
+        bench.examples = examples
         try:
-            lacking = sorted(check.needs - capabilities_of(implementation, bench))
-            if lacking:
-                return outcome("skipped", f"has no {', '.join(lacking)}")
             check.run(bench)
             bench.all_clear()
         except Skip as skip:
@@ -83,16 +88,18 @@ def run_check(
     return outcome("passed")
 
 
-def capabilities_of(implementation: Implementation, bench: Bench) -> frozenset[str]:
-    """What it declares, and what the methods of a manager of it show."""
-    manager = implementation.make(bench.setup())
-    try:
-        return frozenset(offered_by(manager, implementation.capabilities))
-    finally:
-        if callable(getattr(manager, "shutdown", None)):
-            from pagedkv.traces.sync_adapter import as_sync
+def with_methods_shown(implementation: Implementation) -> Implementation:
+    """The implementation with the capabilities that the methods of its manager show.
 
-            as_sync(manager).shutdown()
+    Raises:
+        Exception: Whatever its factory raises for the smallest of setups.
+    """
+    with Bench(implementation, None, "") as bench:
+        driver = bench.driver()
+        capabilities = driver.capabilities
+        if driver.is_async:
+            capabilities |= {"async"}
+    return replace(implementation, capabilities=capabilities)
 
 
 def run_suite(
@@ -100,10 +107,18 @@ def run_suite(
     implementation: Implementation,
     reference: Implementation | None,
     impl: str,
-    on_done: Callable[[Outcome], None] = lambda outcome: None,
+    *,
+    examples: int = 100,
 ) -> Iterator[Outcome]:
-    """Run checks one after the other."""
+    """Run checks one after the other.
+
+    Args:
+        checks: What to run.
+        implementation: What to run it on.
+        reference: What its choices are compared with, if it claims to choose alike.
+        impl: What the implementation is known by, for reproductions.
+        examples: Generated runs per check.
+    """
+    complete = with_methods_shown(implementation)
     for check in checks:
-        outcome = run_check(check, implementation, reference, impl)
-        on_done(outcome)
-        yield outcome
+        yield run_check(check, complete, reference, impl, examples=examples)
