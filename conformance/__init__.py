@@ -5,3 +5,8 @@ if not __name__.startswith("pagedkv."):
         f"import pagedkv.conformance instead of {__name__}: "
         "a second copy of a module has classes of its own, equal to nobody else's"
     )
+
+from pagedkv.conformance.implementation import ControlledManager, Implementation
+from pagedkv.traces.manager_setup import ManagerSetup
+
+__all__ = ["ControlledManager", "Implementation", "ManagerSetup"]

@@ -1,0 +1,127 @@
+"""The suite as pytest tests, one per check.
+
+In a test module of your own::
+
+    from pagedkv.conformance.pytest_plugin import conformance_tests
+
+    test_conformance = conformance_tests("mypackage.manager:factory")
+
+or without one::
+
+    pytest -p pagedkv.conformance.pytest_plugin --impl mypackage.manager:factory \\
+        --pyargs pagedkv.conformance.test_implementation
+
+pytest selects with ``-k``, runs in parallel with pytest-xdist, and writes JUnit as usual.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pagedkv.conformance.deviations import read_deviations
+from pagedkv.conformance.implementation import Implementation
+from pagedkv.conformance.profiles import PROFILES
+from pagedkv.conformance.suite import Plan, all_checks, run_check, with_methods_shown
+from pagedkv.implementations import reference, resolve_implementation
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the suite."""
+    group = parser.getgroup("pagedkv", "conformance of KV cache managers")
+    group.addoption("--impl", metavar="NAME", help="package.module:factory of the manager to check")
+    group.addoption("--impl-profile", choices=[*PROFILES], help="what it must be able to do")
+    group.addoption("--impl-deviations", type=Path, metavar="FILE", help="its known deviations")
+    group.addoption("--impl-examples", type=int, default=100, help="generated runs per check")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What is checked."""
+    if not config.getoption("--impl"):
+        return []
+    implementation = plan_of_options(config).implementation
+    return [
+        f"implementation: {implementation.name} {implementation.version}",
+        f"can: {', '.join(sorted(implementation.capabilities))}",
+        f"follows: {', '.join(sorted(implementation.follows)) or 'no SHOULD rule'}",
+    ]
+
+
+def plan_of_options(config: pytest.Config) -> Plan:
+    """The plan that the command line asks for."""
+    name = config.getoption("--impl")
+    if not name:
+        raise pytest.UsageError("give the manager to check: --impl package.module:factory")
+    return plan_for(
+        name,
+        profile=config.getoption("--impl-profile"),
+        deviations=config.getoption("--impl-deviations"),
+        examples=config.getoption("--impl-examples"),
+    )
+
+
+@cache
+def plan_for(
+    impl: str | Implementation,
+    *,
+    profile: str | None = None,
+    deviations: Path | None = None,
+    examples: int = 100,
+) -> Plan:
+    """How to run the suite on an implementation, given by name or as it is."""
+    implementation = resolve_implementation(impl) if isinstance(impl, str) else impl
+    file = deviations or implementation.deviations
+    known = frozenset(check.id for check in all_checks())
+    return Plan(
+        with_methods_shown(implementation),
+        impl if isinstance(impl, str) else implementation.name,
+        with_methods_shown(reference()),
+        PROFILES[profile] if profile else None,
+        read_deviations(file, known) if file else {},
+        examples,
+    )
+
+
+def run_as_test(check_id: str, plan: Plan) -> None:
+    """Run one check; a failure shows the rule, what happened and how to see it again."""
+    check = next(check for check in all_checks() if check.id == check_id)
+    outcome = run_check(check, plan)
+    if outcome.status == "failed":
+        rule = check.rule
+        pytest.fail(
+            f"{outcome.reason}\n\n{check.claim}\n{rule.id} ({rule.strength}): {rule.text}\n\n"
+            f"{outcome.reproduction}\n\n{outcome.details}".rstrip(),
+            pytrace=False,
+        )
+    if outcome.status == "deviates":
+        assert outcome.known is not None
+        pytest.xfail(f"{outcome.known.reason}: {outcome.reason}")
+    if outcome.status != "passed":
+        pytest.skip(outcome.reason)
+
+
+def conformance_tests(
+    impl: str | Implementation,
+    *,
+    profile: str | None = None,
+    deviations: Path | None = None,
+    examples: int = 100,
+) -> Callable[[str], None]:
+    """One test per check, for a test module to take into its namespace.
+
+    Args:
+        impl: The implementation, or its name as ``--impl`` takes it.
+        profile: What it must be able to do; checks that need less are failures if it cannot.
+        deviations: Its known deviations; by default the file that it names itself.
+        examples: Generated runs per check.
+    """
+
+    @pytest.mark.parametrize("check_id", [check.id for check in all_checks()])
+    def test_conformance(check_id: str) -> None:
+        run_as_test(
+            check_id,
+            plan_for(impl, profile=profile, deviations=deviations, examples=examples),
+        )
+
+    return test_conformance
