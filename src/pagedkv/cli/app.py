@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from pagedkv import __version__
+from pagedkv.cli.compare import compare
+from pagedkv.cli.conformance import conformance
 from pagedkv.cli.demo import demo
 from pagedkv.cli.errors import CommandError
 from pagedkv.cli.output import STDOUT, complain
 from pagedkv.cli.replay import replay_command
+from pagedkv.cli.serve import serve_protocol
 from pagedkv.cli.trace import trace_app
 from pagedkv.traces.errors import TraceError
 
@@ -29,8 +32,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("replay")(replay_command)
+app.command("compare")(compare)
 app.add_typer(trace_app, name="trace")
+app.command("conformance")(conformance)
 app.command("demo")(demo)
+app.command("serve-protocol")(serve_protocol)
 
 
 def print_version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""Comparing implementations: the same workload on each of them, over many cache sizes."""
