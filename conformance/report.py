@@ -1,5 +1,6 @@
 """What a run of the suite has found: as data, as JUnit XML and as a page."""
 
+import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from importlib.resources import files
 from typing import get_args
 
 import jinja2
+from markupsafe import Markup, escape
 
 from pagedkv.conformance.spec_text import Rule, rules
 from pagedkv.conformance.suite import Outcome, Plan, Status
@@ -146,6 +148,7 @@ def as_page(results: Sequence[Result]) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["prose"] = _prose
     sections: dict[str, list[Rule]] = {}
     for rule in rules().values():
         if any(result.of_rule(rule) for result in results):
@@ -153,3 +156,9 @@ def as_page(results: Sequence[Result]) -> str:
     return environment.from_string(source).render(
         results=results, sections=sections, version=__version__
     )
+
+
+def _prose(text: str) -> Markup:
+    """A sentence of ours, whose backticks and asterisks are markup."""
+    marked = re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", marked))

@@ -23,8 +23,9 @@ def resolve_implementation(name: str) -> "Implementation":
     Args:
         name: ``reference``; an entry point of the group ``pagedkv.implementations``;
             ``package.module:attribute``, an :class:`Implementation` or a factory, which takes one
-            :class:`~pagedkv.traces.manager_setup.ManagerSetup` and returns a manager; or
-            ``package.module``, whose attribute ``implementation`` is meant.
+            :class:`~pagedkv.traces.manager_setup.ManagerSetup` and returns a manager;
+            ``package.module``, whose attribute ``implementation`` is meant; or ``cmd:`` and a
+            command that speaks the JSON-lines protocol.
 
     Raises:
         UnknownImplementationError: The name has another form, the module cannot be imported, or
@@ -32,6 +33,10 @@ def resolve_implementation(name: str) -> "Implementation":
     """
     if name == "reference":
         return reference()
+    if name.startswith("cmd:"):
+        from pagedkv.conformance.protocol.client import implementation_of_command
+
+        return implementation_of_command(name.removeprefix("cmd:"))
     for announced in entry_points(group=ENTRY_POINTS, name=name):
         name = announced.value
     module_name, _, attribute = name.partition(":")

@@ -132,10 +132,9 @@ def plans_for(
         raise typer.BadParameter("name an implementation.", param_hint="--impl or --impl-cmd")
     profile = profile_named(profile_name)
     known = frozenset(check.id for check in all_checks())
-    found = [(name, resolved(name)) for name in impls]
-    found += [(command, of_command(command)) for command in commands]
     plans = []
-    for name, implementation in found:
+    for name in [*impls, *(f"cmd:{command}" for command in commands)]:
+        implementation = resolved(name)
         file = deviations or implementation.deviations
         try:
             listed = read_deviations(file, known) if file else {}
@@ -164,18 +163,11 @@ def profile_named(name: str | None) -> "Profile | None":
 
 
 def resolved(name: str) -> "Implementation":
-    """The implementation of ``--impl``."""
+    """The implementation of ``--impl``, or of ``--impl-cmd`` after ``cmd:``."""
     try:
         return resolve_implementation(name)
     except UnknownImplementationError as error:
         raise typer.BadParameter(str(error), param_hint="--impl") from error
-
-
-def of_command(command: str) -> "Implementation":
-    """The implementation of ``--impl-cmd``."""
-    from pagedkv.conformance.protocol.client import implementation_of_command
-
-    return implementation_of_command(command)
 
 
 def run(plan: "Plan", checks: Sequence["Check"], *, quiet: bool) -> "Result":
