@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,25 @@ class Stuck(PagedKVCacheManager):
     def alloc(self, data: Context, replica_idx: int) -> None:
         while True:
             pass
+
+
+class TakesHighIdsFirst(PagedKVCacheManager):
+    """A manager that chooses as the reference does, with other names for its pages."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for pool in self._state.pools:
+            pool.idle = OrderedDict.fromkeys(reversed(pool.idle))
+
+
+class EvictsTheNewest(PagedKVCacheManager):
+    """A manager that gives up what was used last."""
+
+    def release(self, request_id: Hashable, replica_idx: int) -> None:
+        super().release(request_id, replica_idx)
+        pool = self._state.pools[replica_idx]
+        for page in reversed([page for page in pool.idle if page in pool.key_of]):
+            pool.idle.move_to_end(page)
 
 
 def broken(kind: type[PagedKVCacheManager], name: str = "broken") -> Implementation:
@@ -124,6 +145,23 @@ def test_a_manager_that_hangs_fails() -> None:
     (outcome,) = run_suite(checks_of(name), Plan(complete, "stuck", timeout_s=0.5))
     assert outcome.status == "failed"
     assert "no end after 0.5 s" in outcome.reason
+
+
+def test_pages_may_have_other_names_than_those_of_the_reference() -> None:
+    alike = reference().follows - {"POOL-11"}
+    renaming = replace(broken(TakesHighIdsFirst), follows=alike)
+    outcomes = outcomes_of(renaming, *(check.id for check in all_checks()))
+    assert not [o for o in outcomes if o.status == "failed"]
+    claiming = replace(renaming, follows=alike | {"POOL-11"})
+    assert {o.rule for o in outcomes_of(claiming, "POOL-11")} == {"POOL-11"}
+
+
+def test_another_order_of_eviction_is_free_unless_it_is_claimed_to_be_the_usual_one() -> None:
+    free = broken(EvictsTheNewest)
+    (outcome,) = outcomes_of(free, "generated.any_calls")
+    assert outcome.status == "passed"
+    claiming = replace(free, follows=frozenset({"POOL-3", "POOL-4", "POOL-5", "POOL-8"}))
+    assert "failed" in {o.status for o in outcomes_of(claiming, "POOL-3")}
 
 
 def test_what_a_profile_demands_is_not_skipped() -> None:
