@@ -1,4 +1,4 @@
-"""The command line: ``pagedkv replay``, ``pagedkv trace``, ``pagedkv demo``."""
+"""The command line: ``pagedkv conformance``, ``replay``, ``compare``, ``trace``, ``zoo``, ``demo``."""
 
 from pagedkv.cli.entry import main
 
