@@ -41,7 +41,7 @@ UNBOUNDED = "unbounded"
 """What ``--pages`` says for a pool that never has to evict."""
 
 REQUIRED_METHODS = (
-    *("claim", "alloc", "step", "release", "runtime_inputs", "shutdown"),
+    *("claim", "alloc", "step", "release", "shutdown"),
     *("get_metrics_aggregated", "get_prefix_cache_hit_counts", "num_free_blocks"),
     *("poll_transfers", "pending_transfers_exist"),
 )
@@ -61,6 +61,15 @@ def replay_command(
     impl: Annotated[
         str, typer.Option(metavar="NAME", help="'reference', or 'package.module:factory'.")
     ] = "reference",
+    impl_cmd: Annotated[
+        str | None,
+        typer.Option(
+            "--impl-cmd",
+            metavar="COMMAND",
+            help="In place of --impl: a manager in any language that speaks the JSON-lines "
+            "protocol.",
+        ),
+    ] = None,
     page_size: PageSizeOption = None,
     pages: Annotated[
         str,
@@ -131,10 +140,15 @@ def replay_command(
             "a disk tier needs a host tier in front of it; give --host-pages, too.",
             param_hint="--disk-pages",
         )
+    if impl_cmd is not None:
+        if impl != "reference":
+            raise typer.BadParameter("give --impl or this, not both.", param_hint="--impl-cmd")
+        impl = f"cmd:{impl_cmd}"
     try:
         factory = resolve_implementation(impl).make
     except UnknownImplementationError as error:
-        raise typer.BadParameter(str(error), param_hint="--impl") from error
+        hint = "--impl" if impl_cmd is None else "--impl-cmd"
+        raise typer.BadParameter(str(error), param_hint=hint) from error
     workload = Workload(trace, format=format, block_size=block_size)
     page_size = page_size or workload.header.block_size
     # Reading once ahead finds a malformed line before hours of replay, not after.
@@ -170,7 +184,7 @@ def replay_command(
             report = replay(
                 islice(workload, limit),
                 workload.header.block_size,
-                checked(impl, factory),
+                checked(impl, factory, *(["runtime_inputs"] if runtime_inputs else [])),
                 setup,
                 ReplayOptions(concurrency, decode, runtime_inputs),
                 on_request_done=lambda: progress.advance(task),
@@ -221,8 +235,14 @@ def recording_to(
     return record_to(path, header)
 
 
-def checked(impl: str, factory: "ManagerFactory") -> "ManagerFactory":
-    """The same factory, its failures told as what they are: a wrong ``--impl`` or size."""
+def checked(impl: str, factory: "ManagerFactory", *more_methods: str) -> "ManagerFactory":
+    """The same factory, its failures told as what they are: a wrong ``--impl`` or size.
+
+    Args:
+        impl: What the user calls it.
+        factory: Builds the manager.
+        more_methods: What will be called besides what every replay calls.
+    """
 
     def build(setup: "ManagerSetup") -> "SyncKVCacheManager | AsyncKVCacheManager":
         try:
@@ -231,7 +251,8 @@ def checked(impl: str, factory: "ManagerFactory") -> "ManagerFactory":
             raise CommandError(
                 f"--impl {impl} cannot build a manager of this size: {error}"
             ) from error.__cause__
-        missing = [name for name in REQUIRED_METHODS if not callable(getattr(manager, name, None))]
+        needed = (*REQUIRED_METHODS, *more_methods)
+        missing = [name for name in needed if not callable(getattr(manager, name, None))]
         if missing:
             raise CommandError(
                 f"--impl {impl} built a {type(manager).__name__}, which lacks what a replay "
