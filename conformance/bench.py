@@ -2,14 +2,18 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pagedkv.conformance.damage import Damage, damage
 from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.implementation import Capability, Implementation
+from pagedkv.conformance.recorded.specification import SpecificationFactory
 from pagedkv.conformance.violation import expect
+from pagedkv.reference.context import TextContext
+from pagedkv.reference.events import Event
 from pagedkv.reference.media import Media
 from pagedkv.traces.manager_setup import ManagerSetup
 
@@ -18,6 +22,14 @@ CHOICES = frozenset({"POOL-3", "POOL-4", "POOL-5", "POOL-8", "REL-2", "STEP-4"})
 
 CHOICES_BELOW = frozenset({"TIER-2", "TIER-4"})
 """And these, in the tiers below."""
+
+
+class Recording(list[Event]):
+    """A tracer that keeps what it is told."""
+
+    def emit(self, event: Event) -> None:
+        """Keep one event."""
+        self.append(event)
 
 
 class Skip(Exception):
@@ -44,13 +56,18 @@ class Bench:
         """Tokens per page."""
         self.examples = 100
         """Generated runs per check."""
+        self.specification: SpecificationFactory | None = None
+        """What recorded runs are validated against; ``None``: they are not."""
         self.drivers: list[Driver] = []
+        self._crashed: list[Driver] = []
         self._folder = Path(tempfile.mkdtemp(prefix="pagedkv-conformance-"))
 
     def __enter__(self) -> "Bench":
         return self
 
     def __exit__(self, *_: object) -> None:
+        for driver in self._crashed:
+            driver.closed = False
         for driver in self.drivers:
             driver.give_up()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -59,6 +76,7 @@ class Bench:
     def fresh(self) -> Iterator["Bench"]:
         """A bench for one of many runs of a check; what it did last is what is reported."""
         with Bench(self.implementation, self.reference, self.impl) as inner:
+            inner.specification = self.specification
             self.drivers = inner.drivers
             yield inner
 
@@ -73,6 +91,7 @@ class Bench:
             "layers": 2,
             "head_dim": 2,
             "write_policy": self.implementation.write_policies[0],
+            "enable_prefix_caching": "prefix" in self.implementation.capabilities,
             "disk_dir": self._folder / f"disk-{n}",
             "store_endpoint": f"store-{self._folder.name}-{n}",
         }
@@ -90,7 +109,11 @@ class Bench:
         twin = None
         if self.reference is not None and setup.auto_land and self._chooses_alike(setup):
             elsewhere = setup.model_copy(
-                update={"disk_dir": self._folder / f"twin-{len(self.drivers)}", "media": Media()}
+                update={
+                    "disk_dir": self._folder / f"twin-{len(self.drivers)}",
+                    "media": Media(),
+                    "tracer": None,
+                }
             )
             twin = Driver(self.reference, elsewhere)
         log = self.drivers[0].log if self.drivers else None
@@ -102,17 +125,84 @@ class Bench:
         """A driver that decides when transfers land: for checks that need ``transfers``."""
         return self.driver(auto_land=False, **options)
 
+    def recorded(self, **options: Any) -> tuple[Driver, Recording]:
+        """A driver, and the events that its manager reports as it goes."""
+        recording = Recording()
+        return self.driver(tracer=recording, **options), recording
+
+    def with_chain_below(self, pages: int, **options: Any) -> Driver:
+        """Like :meth:`controlled`; ``prompt(pages)`` is in host memory, and on no device."""
+        driver = self.controlled(**({"host_pages": 16} | options))
+        driver.serve(self.prompt(pages, more=0))
+        driver.land_all()
+        driver.evict_all()
+        driver.land_all()
+        return driver
+
     def restart(self, driver: Driver, **changes: Any) -> Driver:
         """A manager on the disk and in the store of an earlier one, which is shut down first."""
-        driver.shutdown()
-        restarted = Driver(
-            self.implementation,
-            driver.setup.model_copy(update=changes),
-            impl=self.impl,
-            log=driver.log,
-        )
-        self.drivers.append(restarted)
-        return restarted
+        if not driver.closed:
+            driver.shutdown()
+        return self.beside(driver, **changes)
+
+    def crash(self, driver: Driver, **changes: Any) -> Driver:
+        """A manager on the disk of an earlier one, whose process has died in what it was doing.
+
+        Raises:
+            Skip: It cannot be played: the earlier one still keeps the folder for itself.
+        """
+        driver.closed = True
+        self._crashed.append(driver)
+        try:
+            return self.beside(driver, **changes)
+        except OSError as error:
+            raise Skip(f"no second manager may open the folder: {error}") from error
+
+    def beside(self, driver: Driver, **changes: Any) -> Driver:
+        """One more manager on the same store, with the other one still there."""
+        setup = driver.setup.model_copy(update=changes)
+        log = driver.log if driver.closed else driver.log.of_another(f"manager_{len(self.drivers)}")
+        other = Driver(self.implementation, setup, impl=self.impl, log=log)
+        other.finds_what_is_left_by(driver)
+        self.drivers.append(other)
+        return other
+
+    def damage(
+        self,
+        driver: Driver,
+        tier: Literal["disk", "store"],
+        ctx: TextContext,
+        block: int,
+        kind: Damage,
+    ) -> None:
+        """Change the ``block``-th block of a request on disk or in a store, behind its back.
+
+        Raises:
+            Skip: Nobody can tell from outside where the block is.
+        """
+        if not damage(driver, tier, ctx, block, kind):
+            raise Skip(f"block {block} of {ctx.request_id} is not to be found in the {tier} tier")
+
+    def makes_no_difference(
+        self, rule: str, run: Callable[[Driver, bool], object], what: str, **options: Any
+    ) -> None:
+        """Run the same calls on two fresh managers, one of them with something in between.
+
+        Args:
+            rule: The rule which says that it makes no difference.
+            run: Makes the calls, with the extra one if its second argument is true, and returns
+                what the manager did afterwards.
+            what: What the extra call is.
+            options: As for :meth:`setup`.
+
+        Raises:
+            Violation: The two do not behave alike.
+            Skip: Without anything in between they do not, either.
+        """
+        without, with_it = (run(self.driver(**options), extra) for extra in (False, True))
+        if with_it != without and run(self.driver(**options), False) != without:
+            raise Skip("two managers of one setup do not choose alike")
+        expect(rule, with_it, without, f"what a manager does after {what}")
 
     def _chooses_alike(self, setup: ManagerSetup) -> bool:
         follows = self.implementation.follows
@@ -130,6 +220,25 @@ class Bench:
         """
         if not (self.drivers[-1] if self.drivers else self.driver()).can(capability):
             raise Skip(f"{self.implementation.name} has no {capability}" + (why and f": {why}"))
+
+    def follows(self, *rules: str) -> None:
+        """Leave a check that takes more SHOULD rules for granted than the one it is about.
+
+        Raises:
+            Skip: The implementation does not claim to follow one of them.
+        """
+        others = [rule for rule in rules if rule not in self.implementation.follows]
+        if others:
+            raise Skip(f"{self.implementation.name} does not follow {', '.join(others)}")
+
+    def writes(self, policy: str) -> None:
+        """Leave a check that is about one write policy.
+
+        Raises:
+            Skip: The implementation does not know it.
+        """
+        if policy not in self.implementation.write_policies:
+            raise Skip(f"{self.implementation.name} has no write policy {policy}")
 
     def prompt(self, pages: int, start: int = 0, *, more: int = 1) -> range:
         """Tokens of ``pages`` full pages and ``more``; prompts share what they have in common."""

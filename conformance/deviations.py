@@ -1,11 +1,14 @@
 """Known deviations of an implementation, in a file that its owner keeps.
 
-A TOML file with one table per check that is known to fail::
+A TOML file with one table per cause, and the checks that it makes fail::
+
+    tested = "1.4.0"                      # version of the implementation; optional
 
     [[deviation]]
-    check = "alloc.refused_alloc_changes_nothing"
-    reason = "a refused alloc keeps the pages that it has hit"
-    source = "cache_manager.py:412"       # where in the code; optional
+    rule = "ALLOC-2"
+    what = "A refused alloc keeps the pages that it has hit."
+    where = "cache_manager.py:412"        # in its code, or in its tracker; optional
+    checks = ["alloc.refused_alloc_changes_nothing"]
 
 A listed check that fails is reported as a deviation. One that passes, or that there is not, is an
 error: the list stays true.
@@ -16,23 +19,28 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pagedkv.conformance.spec_text import rules
+
 
 class Deviation(BaseModel):
-    """One check that is known to fail."""
+    """One thing that the implementation is known to do differently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    check: str
-    """Id of the check."""
-    reason: str
+    rule: str
+    """The rule that it breaks."""
+    what: str
     """What the implementation does instead."""
-    source: str | None = None
+    where: str | None = None
     """Where in its code, or in its tracker, that can be seen."""
+    checks: tuple[str, ...] = ()
+    """Ids of the checks that it makes fail."""
 
 
 class _DeviationFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    tested: str | None = None
     deviation: tuple[Deviation, ...] = ()
 
 
@@ -63,12 +71,14 @@ def read_deviations(path: Path, known: frozenset[str]) -> dict[str, Deviation]:
         raise DeviationFileError(f"{path}: {place}: {first['msg']}") from error
     by_check: dict[str, Deviation] = {}
     for deviation in content.deviation:
-        if deviation.check not in known:
-            raise DeviationFileError(
-                f"{path} lists {deviation.check!r}, which is no check; "
-                "see pagedkv conformance --list"
-            )
-        if deviation.check in by_check:
-            raise DeviationFileError(f"{path} lists {deviation.check!r} twice")
-        by_check[deviation.check] = deviation
+        if deviation.rule not in rules():
+            raise DeviationFileError(f"{path} names {deviation.rule!r}, which is no rule of SPEC.md")
+        for check in deviation.checks:
+            if check not in known:
+                raise DeviationFileError(
+                    f"{path} lists {check!r}, which is no check; see pagedkv conformance --list"
+                )
+            if check in by_check:
+                raise DeviationFileError(f"{path} lists {check!r} twice")
+            by_check[check] = deviation
     return by_check

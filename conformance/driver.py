@@ -8,22 +8,30 @@ does, to a twin on the reference as well, whose answers must be the same.
 import copy
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
 from pagedkv.conformance.call_log import CallLog, batches_text, name_of
 from pagedkv.conformance.forward_inputs import check_inputs
 from pagedkv.conformance.implementation import Capability, Implementation, offered_by
-from pagedkv.conformance.model import Found, Model
-from pagedkv.conformance.slots import BufferSlots, OwnSlots, Slots, check_cached, token_values
+from pagedkv.conformance.model import Counts, Found, Model
+from pagedkv.conformance.slots import (
+    BufferSlots,
+    OwnSlots,
+    RemoteSlots,
+    Slots,
+    check_cached,
+    slots_of,
+    token_values,
+)
 from pagedkv.conformance.violation import Violation, demand, expect
 from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import InsufficientBlocksError, KVLoadFailed
 from pagedkv.reference.identity import PageKey, page_key
-from pagedkv.reference.metrics import PrefixCacheHits
+from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.tier_names import FailReason
 from pagedkv.reference.tokens import TokenBuffer
 from pagedkv.traces.manager_setup import ManagerSetup
@@ -31,6 +39,20 @@ from pagedkv.traces.sync_adapter import as_sync
 
 PATIENCE_S = 10.0
 """Longest wait for transfers that should land by themselves, in seconds."""
+
+
+NAMESPACE = {
+    "page_size",
+    "cache",
+    "shards",
+    "layers",
+    "head_dim",
+    "speculative_method",
+    "hash_algorithm",
+    "hash_seed",
+    "model_fingerprint",
+}
+"""What of a setup says whose blocks those on disk and in a store are (NS-1, NS-2)."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +126,8 @@ class Driver:
 
     def _slots(self) -> Slots:
         replicas = range(self.setup.replicas)
+        if callable(getattr(self.manager, "read_slots", None)):
+            return RemoteSlots(self.manager)
         if self.can("memory"):
             return BufferSlots([self.manager.get_device_buffer(replica) for replica in replicas])
         return OwnSlots()
@@ -158,7 +182,7 @@ class Driver:
         except Exception as error:
             if not is_error(error, InsufficientBlocksError):
                 raise
-            self.log.result("InsufficientBlocksError")
+            self.log.refused("InsufficientBlocksError")
             self._refused(ctx, before, observed)
             raise
         return self._allocated(ctx, before, processed, found)
@@ -174,14 +198,10 @@ class Driver:
         return True
 
     def _refused(self, ctx: TextContext, before: TextContext, observed: Observation) -> None:
-        expect(
-            "ALLOC-2",
-            ctx.tokens.processed_length,
-            before.tokens.processed_length,
-            f"window of {ctx.request_id!r} after a refusal",
-        )
-        self.same(observed, "ALLOC-2", f"alloc of {ctx.request_id!r} was refused")
-        self.model.refused(ctx)
+        name = ctx.request_id
+        expect("ALLOC-2", _window(ctx), _window(before), f"window of {name!r} after a refusal")
+        self.same(observed, "ALLOC-2", f"alloc of {name!r} was refused")
+        self.model.refused(ctx, self._pinned(self.model.requests[name].replica))
         if self.twin:
             fits = self.twin.fits(before)
             demand("ALLOC-1", not fits, "alloc was refused; the reference has room for it")
@@ -195,7 +215,7 @@ class Driver:
         self.log.result(f"pages {pages}, window from {ctx.tokens.processed_length}")
         hits = self.model.allocated(ctx, pages, processed, found)
         self._check_cached_length(ctx, before.cached_prefix_length, processed)
-        check_cached(self.slots, ctx, self.namespace(ctx), replica, pages, self.setup.page_size)
+        self._check_cached(ctx)
         if self.twin:
             demand("ALLOC-1", self.twin.fits(before), "alloc went well; the reference has no room")
             expect(
@@ -210,8 +230,59 @@ class Driver:
     def _check_cached_length(self, ctx: TextContext, before: int | None, processed: int) -> None:
         """``cached_prefix_length`` is what the first admission found, and stays that."""
         expected = ctx.tokens.processed_length - processed if before is None else before
+        if self.model.requests[ctx.request_id].dummy:
+            expected = before
         what = f"cached_prefix_length of {ctx.request_id!r}"
-        expect("ALLOC-9", ctx.cached_prefix_length, expected, what)
+        # Whether it says 0 or nothing without a hit is for the checks of ALLOC-9 to look at.
+        expect("ALLOC-9", ctx.cached_prefix_length or 0, expected or 0, what)
+
+    def _check_cached(self, ctx: TextContext) -> None:
+        """Read back what the request's pages are said to hold."""
+        request = self.model.requests[ctx.request_id]
+        if not request.dummy:
+            namespace, size = self.namespace(ctx), self.setup.page_size
+            check_cached(self.slots, ctx, namespace, request.replica, request.pages, size)
+
+    def pages(self, ctx: TextContext) -> list[int]:
+        """``get_req_blocks``."""
+        replica = self.model.requests[ctx.request_id].replica
+        return list(self.manager.get_req_blocks(ctx.request_id, replica))
+
+    def used(self, tier: Literal["host", "disk"]) -> int:
+        """``get_num_used_host_pages`` or ``get_num_used_disk_pages``."""
+        return int(getattr(self.manager, f"get_num_used_{tier}_pages")(0))
+
+    @contextmanager
+    def reserve(self, *batches: Sequence[TextContext]) -> Iterator[None]:
+        """``reserve``, one batch per replica."""
+        contexts = [(ctx, n) for n, batch in enumerate(batches) for ctx in batch]
+        before = [copy.deepcopy(ctx) for ctx, _ in contexts]
+        for_twin = copy.deepcopy(batches)
+        call = f"with manager.reserve({batches_text(batches)}): ..."
+        self.log.call(call, *(ctx for ctx, _ in contexts))
+        try:
+            with self.manager.reserve(batches):
+                for (ctx, replica), former in zip(contexts, before, strict=True):
+                    self.model.claimed(ctx.request_id, replica)
+                    found = self.model.find(former, replica, self.model.requests[ctx.request_id])
+                    processed = former.tokens.processed_length
+                    self.model.allocated(ctx, self.pages(ctx), processed, found)
+                    self._check_cached(ctx)
+                with self.twin.reserve(*for_twin) if self.twin else nullcontext():
+                    self.check()
+                    yield
+        finally:
+            for ctx, _ in contexts:
+                self.model.requests.pop(ctx.request_id, None)
+                self._namespaces.pop(ctx.request_id, None)
+        for (ctx, _), former in zip(contexts, before, strict=True):
+            expect(
+                "CLAIM-5",
+                ctx.tokens.processed_length,
+                former.tokens.processed_length,
+                f"window of {ctx.request_id!r} after the reservation",
+            )
+        self.check()
 
     def admit(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> TextContext:
         """A fresh request, claimed and allocated."""
@@ -239,6 +310,28 @@ class Driver:
             ctx.request_id, (self.setup.model_fingerprint, self.epoch)
         )
 
+    def evict_all(self, replica: int = 0) -> None:
+        """Another request takes every page that may be taken: nothing stays cached there."""
+        pages, size = self.manager.num_free_blocks(replica), self.setup.page_size
+        self.names += 1
+        never_seen = self.names * 1_000_000
+        drafts = 2 * self.setup.num_draft_tokens + (self.setup.speculative_method == "dflash")
+        if pages:
+            tokens = range(never_seen, never_seen + max(1, pages * size - drafts))
+            self.release(self.admit(tokens, replica))
+
+    def hit_below(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> int:
+        """Blocks that a fresh request finds once nothing is cached on the device any more."""
+        self.evict_all(replica)
+        return self.hit(tokens, replica, **options)
+
+    def visible_below(self, tokens: Iterable[int]) -> int:
+        """Blocks of a prompt that the tiers below hold, as the last replica sees them.
+
+        Only where replicas copy nothing from each other, and that one has served nothing.
+        """
+        return self.probe(self.request(tokens))[-1].total_blocks
+
     # --- forwards -----------------------------------------------------------------------------
 
     def batches(self, contexts: Sequence[TextContext]) -> list[list[TextContext]]:
@@ -250,24 +343,25 @@ class Driver:
 
     def compute(self, *contexts: TextContext) -> None:
         """A forward: ask for its inputs, read what they call cached, write what is active."""
-        size = self.setup.page_size
         if self.can("inputs"):
             batches = self.batches(contexts)
             self.log.call(f"manager.runtime_inputs({batches_text(batches)})")
             inputs = self.manager.runtime_inputs(batches)
             check_inputs(self.model, batches, inputs)
         for ctx in contexts:
-            request = self.model.requests[ctx.request_id]
-            if request.dummy:
-                continue
-            namespace = self.namespace(ctx)
-            check_cached(self.slots, ctx, namespace, request.replica, request.pages, size)
-            values = token_values(ctx, namespace, ctx.tokens.current_position)
-            for position in range(ctx.tokens.processed_length, ctx.tokens.current_position):
-                page, offset = request.pages[position // size], position % size
-                self.slots.write(request.replica, page, offset, values[position])
+            self.write(ctx)
         if self.twin:
             self.twin.compute(*(copy.deepcopy(ctx) for ctx in contexts))
+
+    def write(self, ctx: TextContext) -> None:
+        """What a forward does with one request: reads the cached slots, writes the active ones."""
+        request, size = self.model.requests[ctx.request_id], self.setup.page_size
+        if request.dummy:
+            return
+        self._check_cached(ctx)
+        values = token_values(ctx, self.namespace(ctx), ctx.tokens.current_position)
+        active = slots_of(request.pages, size, values, ctx.tokens.processed_length)
+        self.slots.write(request.replica, active)
 
     def step(self, *contexts: TextContext) -> None:
         """``step``."""
@@ -296,25 +390,47 @@ class Driver:
         self.log.call(f"{name_of(ctx)}.update({token})")
         ctx.update(token)
 
-    def update_later(self, ctx: TextContext) -> None:
+    def update_later(self, ctx: TextContext, pending: int = 1) -> None:
         """The context takes a placeholder for a token that is not known yet."""
-        self.log.call(f"{name_of(ctx)}.update_with_future_token()")
-        ctx.update_with_future_token()
+        self.log.call(f"{name_of(ctx)}.update_with_future_token({pending})")
+        ctx.update_with_future_token(pending)
 
     def realize(self, ctx: TextContext, token: int) -> None:
-        """The oldest placeholder becomes a token."""
+        """The oldest placeholder becomes a token; a forward that has computed it knew which."""
+        position = len(ctx.tokens) - ctx.pending_future_count
         self.log.call(f"{name_of(ctx)}.realize_future_token({token})")
         ctx.realize_future_token(token)
+        for driver in (self, self.twin):
+            if driver is not None and position < ctx.tokens.processed_length:
+                request = driver.model.requests[ctx.request_id]
+                values = token_values(ctx, self.namespace(ctx), ctx.tokens.processed_length)
+                computed = slots_of(request.pages, self.setup.page_size, values, position)
+                driver.slots.write(request.replica, computed)
 
     def chunk(self, ctx: TextContext, n: int) -> None:
         """Only the first ``n`` active tokens are computed in the next forward."""
         self.log.call(f"{name_of(ctx)}.chunk({n})", ctx)
         ctx.chunk(n)
 
-    def bring_drafts(self, ctx: TextContext, drafts: list[int]) -> None:
-        """The next forward verifies draft tokens."""
-        self.log.call(f"{name_of(ctx)}.spec_decoding_state.draft_tokens_to_verify = {drafts}")
-        ctx.spec_decoding_state.draft_tokens_to_verify = drafts
+    def skip(self, ctx: TextContext, n: int) -> None:
+        """The KV of the first ``n`` active tokens is there, however it came."""
+        self.log.call(f"{name_of(ctx)}.skip_processing({n})", ctx)
+        ctx.skip_processing(n)
+
+    def rewind(self, ctx: TextContext, n: int) -> None:
+        """The last ``n`` tokens before the window are to be computed again."""
+        self.log.call(f"{name_of(ctx)}.rewind_processing({n})", ctx)
+        ctx.rewind_processing(n)
+
+    def bring_drafts(
+        self, ctx: TextContext, drafts: list[int], maybe_accepted: Sequence[int] = ()
+    ) -> None:
+        """The next forward verifies draft tokens, after those that one in flight may accept."""
+        state, name = ctx.spec_decoding_state, f"{name_of(ctx)}.spec_decoding_state"
+        self.log.call(f"{name}.draft_tokens_to_verify = {drafts}", ctx)
+        self.log.call(f"{name}.maybe_accepted_draft_tokens = {list(maybe_accepted)}")
+        state.draft_tokens_to_verify = drafts
+        state.maybe_accepted_draft_tokens = list(maybe_accepted)
 
     def start_over(self, ctx: TextContext) -> None:
         """A released request is preempted: all its tokens are active again."""
@@ -323,9 +439,14 @@ class Driver:
 
     def serve(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> TextContext:
         """A whole request: claim, alloc, one forward, step, release."""
+        ctx = self.hold(tokens, replica, **options)
+        self.release(ctx)
+        return ctx
+
+    def hold(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> TextContext:
+        """A whole request but for its release: whatever goes first, nothing can take its pages."""
         ctx = self.admit(tokens, replica, **options)
         self.forward(ctx)
-        self.release(ctx)
         return ctx
 
     def hit(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> int:
@@ -382,7 +503,7 @@ class Driver:
         except Exception as error:
             if not is_error(error, KVLoadFailed):
                 raise
-            self.log.result("KVLoadFailed")
+            self.log.refused("KVLoadFailed")
             del self.pending[name]
             expect("ALLOC-11", ctx.tokens.processed_length, processed, f"window of {name!r}")
             self.model.unplanned(name)
@@ -394,8 +515,7 @@ class Driver:
         self.log.result(f"pages {pages}, window from {ctx.tokens.processed_length}")
         self.model.allocated(ctx, pages, processed, found)
         self._check_cached_length(ctx, cached_before, processed)
-        size = self.setup.page_size
-        check_cached(self.slots, ctx, self.namespace(ctx), request.replica, pages, size)
+        self._check_cached(ctx)
         self.check()
         return True
 
@@ -423,6 +543,25 @@ class Driver:
         for key, page in pairs:
             self.model.landed(transfer.replica, page, self._blocks.get(key), lost=damaged)
         self.check()
+
+    def loads(self) -> list[Any]:
+        """Transfers in flight that bring blocks to a device; one may bring many."""
+        return [transfer for transfer in self.in_flight() if transfer.kind == "onload"]
+
+    def fail_loads(self, reason: FailReason) -> None:
+        """All loads in flight fail."""
+        for transfer in self.loads():
+            self.fail(transfer, reason)
+
+    def fail_block(self, ctx: TextContext, block: int, reason: FailReason) -> None:
+        """The load of the ``block``-th block fails through its fault alone; other loads land."""
+        digest = self.model.digests(ctx, block + 1)[block]
+        key = page_key(digest, self.setup.hash_algorithm)
+        for transfer in self.loads():
+            if key in transfer.keys:
+                self.fail(transfer, reason, [key])
+            else:
+                self.land(transfer)
 
     def land_all(self) -> None:
         """Land what is in flight and what follows from it, in the order of issue."""
@@ -460,9 +599,47 @@ class Driver:
         self.manager.reset_prefix_cache()
         self.model.reset()
         self.epoch += 1
+        for name, request in self.model.requests.items():
+            if not request.fenced:
+                self._namespaces.pop(name, None)
         if self.twin:
             self.twin.reset()
         self.check()
+
+    def poison(self, replica: int, reason: str = "an illegal memory access") -> None:
+        """``poison``: the device of a replica has failed."""
+        self.log.call(f"manager.poison({replica}, {reason!r})")
+        lost = [
+            transfer
+            for transfer in (self.in_flight() if self.can("transfers") else ())
+            if transfer.kind == "onload" and replica in (transfer.replica, transfer.source_replica)
+        ]
+        self.manager.poison(replica, reason)
+        for transfer in lost:
+            for page in transfer.pages:
+                self.model.landed(transfer.replica, page, None, lost=True)
+        self.model.poisoned(replica)
+        if self.twin:
+            self.twin.poison(replica, reason)
+        self.check()
+
+    def finds_what_is_left_by(self, other: "Driver") -> None:
+        """This manager is on the disk or the store of another one: it may hit what that put there,
+        if both are of one namespace (NS-1, NS-2)."""
+        other.twin = None  # It would be alone on its store.
+        mine, theirs = (driver.setup.model_dump(include=NAMESPACE) for driver in (self, other))
+        if (
+            mine == theirs
+            and self.setup.model_fingerprint is not None
+            and self.setup.store_endpoint == other.setup.store_endpoint
+        ):
+            self.epoch = other.epoch
+            self.model.inherit(other.model)
+
+    def may_ask_the_store_of(self, other: "Driver") -> None:
+        """Requests may name the store of another manager as a further one (STORE-4)."""
+        self.twin = None  # It cannot ask there.
+        self.model.may_find(other.model.stored)
 
     def probe(self, ctx: TextContext) -> list[PrefixCacheHits]:
         """``get_prefix_cache_hit_counts``, checked against the model; nothing may change."""
@@ -481,6 +658,16 @@ class Driver:
         self.same(observed, "ALLOC-14", "a look-up was made")
         return counts
 
+    def fraction_after(self, ctx: TextContext) -> float:
+        """``get_pct_used_blocks_after_allocation``; nothing may change."""
+        observed, replica = self.observe(), self.model.requests[ctx.request_id].replica
+        call = f"manager.get_pct_used_blocks_after_allocation({name_of(ctx)}, {replica})"
+        self.log.call(call, ctx)
+        fraction = float(self.manager.get_pct_used_blocks_after_allocation(ctx, replica))
+        self.same(observed, "ALLOC-14", "a probe was made")
+        demand("ALLOC-14", 0 <= fraction <= 1, f"a fraction of pages is {fraction}")
+        return fraction
+
     def shutdown(self) -> None:
         """``shutdown``, if the manager has it; nothing may be asked of it afterwards."""
         self.closed = True
@@ -498,6 +685,15 @@ class Driver:
                 with suppress(Exception):
                     driver.manager.shutdown()
 
+    def reset_metrics(self) -> None:
+        """``reset_metrics``."""
+        self.log.call("manager.reset_metrics()")
+        self.manager.reset_metrics()
+        self.model.counts = Counts()
+        if self.twin:
+            self.twin.reset_metrics()
+        self.check()
+
     # Any: arguments of whatever method.
     def refused(
         self, rule: str, kind: type[Exception], method: str, *args: Any, **options: Any
@@ -508,19 +704,29 @@ class Driver:
             Violation: It does not refuse, refuses with another error, or changes something.
         """
         before = self.observe()
+        windows = [(ctx, _window(ctx)) for ctx in _contexts_in(args)]
         shown = [*map(_as_python, args), *(f"{k}={_as_python(v)}" for k, v in options.items())]
         call = f"manager.{method}({', '.join(shown)})"
-        self.log.call(f"{call}  # must raise {kind.__name__}", *_contexts_in(args))
+        self.log.call(call, *_contexts_in(args))
+        self.log.refused(f"must raise {kind.__name__}")
         with raises(rule, kind, call):
             result = getattr(self.manager, method)(*args, **options)
             if hasattr(result, "__enter__"):
                 with result:
                     pass
         self.same(before, rule, f"{method} was refused")
+        for ctx, window in windows:
+            expect(rule, _window(ctx), window, f"window of {ctx.request_id!r} after a refusal")
 
     def metrics(self) -> Any:
         """``get_metrics_aggregated``."""
         return self.manager.get_metrics_aggregated()
+
+    def missed(self) -> dict[str, int]:
+        """Missed blocks by reason (METRIC-6), without the reasons that did not occur."""
+        metrics, prefix = self.metrics(), "missed_blocks_"
+        names = [field.name for field in fields(KVCacheMetrics) if field.name.startswith(prefix)]
+        return {name.removeprefix(prefix): n for name in names if (n := getattr(metrics, name))}
 
     # --- what always has to hold --------------------------------------------------------------
 
@@ -551,15 +757,20 @@ class Driver:
             expect(rule, seen, expected, f"{occasion}, which changes nothing; {field}")
 
     def settle(self) -> None:
-        """Wait for transfers that land by themselves."""
+        """Wait for transfers that land by themselves, writes between lower tiers among them."""
         if not callable(getattr(self.manager, "pending_transfers_exist", None)):
             return
         deadline = time.monotonic() + PATIENCE_S
-        for replica in range(self.setup.replicas):
-            while self.manager.pending_transfers_exist(replica):
-                demand("XFER-2", time.monotonic() < deadline, "transfers do not end")
-                self.manager.poll_transfers()
-                time.sleep(0.001)
+        while self._transfers_run():
+            demand("XFER-2", time.monotonic() < deadline, "transfers do not end")
+            self.manager.poll_transfers()
+            time.sleep(0.001)
+
+    def _transfers_run(self) -> bool:
+        replicas = range(self.setup.replicas)
+        if any(self.manager.pending_transfers_exist(replica) for replica in replicas):
+            return True
+        return self.can("metrics") and getattr(self.metrics(), "inflight_disk_ops", 0) > 0
 
     def check(self) -> None:
         """Recount what must add up between any two calls.
@@ -571,6 +782,7 @@ class Driver:
             self.settle()
         for replica in range(self.setup.replicas):
             self._check_pages(replica)
+        self._check_capacities()
         if self.can("metrics"):
             self._check_counters()
         if self.twin:
@@ -591,6 +803,14 @@ class Driver:
             if request.replica == replica and not request.dummy:
                 pages = list(self.manager.get_req_blocks(name, replica))
                 expect("POOL-2", pages, request.pages, f"pages of {name!r}, which had no call,")
+
+    def _check_capacities(self) -> None:
+        """Slots count from their reservation on, so there are never more than there is room for."""
+        for tier, capacity in (("host", self.setup.host_pages), ("disk", self.setup.disk_pages)):
+            used = getattr(self.manager, f"get_num_used_{tier}_pages", None)
+            if capacity is not None and callable(used):
+                what = f"{tier} pages are in use: {used(0)} of {capacity}"
+                demand("TIER-1", used(0) <= capacity, what)
 
     def _pinned(self, replica: int) -> set[int]:
         """Pages of the replica that transfers in flight read or write."""
@@ -635,6 +855,11 @@ class Driver:
             expect(
                 "METRIC-1", mine.metrics, theirs.metrics, "counters, compared with the reference,"
             )
+
+
+def _window(ctx: TextContext) -> tuple[int, int, int | None]:
+    """What a manager may change of a context."""
+    return ctx.tokens.processed_length, ctx.tokens.current_position, ctx.cached_prefix_length
 
 
 def _contexts_in(value: object) -> list[TextContext]:

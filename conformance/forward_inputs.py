@@ -39,6 +39,8 @@ def check_inputs(model: Model, batches: Sequence[Sequence[TextContext]], inputs:
         for ctx, row in zip(batch, table, strict=True):
             request = model.requests[ctx.request_id]
             used = 0 if request.dummy else model.required_pages(ctx)
+            # How many columns there are is for the checks of INPUT-4 to look at.
+            columns = max(len(row), columns)
             wanted = request.pages[:used] + [null_page] * (columns - used)
             expect("INPUT-4", row, wanted, f"table row of {ctx.request_id!r}")
         lengths = [cache_length(ctx) for ctx in batch]

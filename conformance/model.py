@@ -7,7 +7,7 @@ be. So managers that take pages and evict in any order, or keep duplicates visib
 one that always misses does not.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pagedkv.conformance.violation import Violation, demand, expect
@@ -115,6 +115,7 @@ class Model:
         self.stored: set[Block] = set()  # offered to the tiers below since the last reset
         self.unsure_below: set[Block] = set()  # of those: perhaps dropped
         self.longest_chain = 0
+        self.uncommitted: set[Block] = set()  # computed by somebody, as far as nobody knows
         self.epoch = 0  # counts resets
 
     # --- what there is ------------------------------------------------------------------------
@@ -163,6 +164,8 @@ class Model:
             return False
         if setup.write_policy == "reuse" or not setup.auto_land:
             return False
+        if setup.write_policy == "write_back" and any(d.holds(block) for d in self.devices):
+            return False  # it may be dirty there
         host_takes_chains = self.longest_chain <= (setup.host_pages or self.longest_chain)
         return bool(
             (setup.host_pages and len(self.stored) <= setup.host_pages)
@@ -224,16 +227,18 @@ class Model:
         )
         return sure, possible
 
-    def need(self, ctx: Context, replica: int, request: ModelRequest, hits: int) -> tuple[int, int]:
+    def need(
+        self, ctx: Context, request: ModelRequest, hits: int, pinned: Collection[int]
+    ) -> tuple[int, int]:
         """Pages to take, and pages that may be taken, for a hit of that length (ALLOC-8)."""
         needed = self.required_pages(ctx)
         kept = request.committed if hits else len(request.pages)
         moved = max(0, min(len(request.pages) - kept, needed - kept - hits))
-        device, held = self.devices[replica], self.held(replica)
+        device, taken = self.devices[request.replica], self.held(request.replica) | set(pinned)
         blocks = self.digests(ctx, request.committed + hits)[request.committed :]
         shared = [device.sure[block] for block in blocks if block in device.sure]
-        idle = [page for page in shared if page not in held]
-        free = self.setup.total_num_pages - len(held) - len(idle)
+        idle = [page for page in shared if page not in taken]
+        free = self.setup.total_num_pages - len(taken) - len(idle)
         return needed - kept - moved - len(shared), free
 
     # --- what has happened --------------------------------------------------------------------
@@ -259,6 +264,10 @@ class Model:
         request = self.requests[name]
         before = list(request.pages)
         window, needed = ctx.tokens.processed_length, self.required_pages(ctx)
+        if request.dummy:
+            expect("CLAIM-4", set(pages), {self.setup.total_num_pages}, f"pages of dummy {name!r}")
+            expect("CLAIM-4", window, processed, f"window of dummy {name!r}")
+            return 0
         for page in pages:
             demand(
                 "POOL-1",
@@ -273,12 +282,20 @@ class Model:
         else:
             expect("ALLOC-1", len(pages), needed, f"number of pages of {name!r}")
             hits = self._check_hits(ctx, request, processed, found)
-        blocks = self.digests(ctx, request.committed + hits)
-        self._check_table(name, request, pages, blocks)
+        if request.fenced:  # What it gets was loaded before the reset, and is found by nobody.
+            blocks: list[Block] = []
+        else:
+            blocks = self.digests(ctx, request.committed + hits)
+        if not (request.fenced and hits):
+            self._check_table(name, request, pages, blocks)
         self._take(request, pages, blocks)
         self._count_allocation(ctx, request, processed, hits)
         request.pages = list(pages)
         request.committed += hits
+        if self.setup.enable_prefix_caching and ctx.given_digests is None and not request.fenced:
+            full = identifiable_tokens(ctx) // self.setup.page_size
+            blocks = self.digests(ctx, max(full, request.committed))
+            self.uncommitted.update(blocks[request.committed :])
         return hits
 
     def planned(self, ctx: Context, pages: Sequence[int], loading: Mapping[int, Block]) -> None:
@@ -317,6 +334,14 @@ class Model:
         )
         if window != processed:
             expect("ALLOC-1", window % size, 0, f"window of {name!r} inside a page, at {window}:")
+        if hits > found.may:
+            place = request.committed + found.may
+            (*_, block) = self.digests(ctx, place + 1)
+            demand(
+                "STEP-2",
+                block not in self.uncommitted,
+                f"{name!r} has hit block {place}, which no step has committed",
+            )
         if not found.must <= hits <= found.may:
             told = str(found.may) if found.may == found.must else f"{found.must} to {found.may}"
             raise Violation(
@@ -395,8 +420,8 @@ class Model:
             self.counts.input_tokens += new
             self.counts.preempted_input_tokens += again
 
-    def refused(self, ctx: Context) -> None:
-        """``alloc`` raised ``InsufficientBlocksError``.
+    def refused(self, ctx: Context, pinned: Collection[int] = ()) -> None:
+        """``alloc`` raised ``InsufficientBlocksError``; ``pinned`` pages were not to be taken.
 
         Raises:
             Violation: There were enough pages.
@@ -404,7 +429,7 @@ class Model:
         request = self.requests[ctx.request_id]
         found = self.find(ctx, request.replica, request)
         for hits in range(found.must, found.may + 1):
-            needed, free = self.need(ctx, request.replica, request, hits)
+            needed, free = self.need(ctx, request, hits, pinned)
             if needed > free:
                 return
         raise Violation(
@@ -441,6 +466,7 @@ class Model:
             elif fresh:
                 device.content[page] = blocks[n]
                 device.sure.setdefault(blocks[n], page)
+        self.uncommitted.difference_update(blocks)
         newly = full > request.committed
         request.pages, request.committed = list(pages), max(full, request.committed)
         if newly and self.has_tiers:
@@ -453,10 +479,24 @@ class Model:
         """``release`` returned."""
         del self.requests[request_id]
 
+    def poisoned(self, replica: int) -> None:
+        """The device of a replica has failed: nothing is read from it, not even to save it."""
+        self.unsure_below.update(self.devices[replica].content.values())
+        self.devices[replica] = Device()
+
+    def inherit(self, other: "Model") -> None:
+        """What another manager stores can be found here; for how long, nobody says."""
+        self.stored, self.unsure_below = other.stored, set(other.stored)
+
+    def may_find(self, blocks: Iterable[Block]) -> None:
+        """A request may ask for blocks where this manager has not put them."""
+        self.stored.update(blocks)
+        self.unsure_below.update(blocks)
+
     def reset(self) -> None:
         """``reset_prefix_cache`` returned: nothing from before may be hit."""
         self.epoch += 1
         self.devices = [Device() for _ in self.devices]
         self.stored, self.unsure_below = set(), set()
         for request in self.requests.values():
-            request.fenced = True
+            request.fenced = request.fenced or bool(request.pages or request.planned)

@@ -96,7 +96,7 @@ def run_as_test(check_id: str, plan: Plan) -> None:
         )
     if outcome.status == "deviates":
         assert outcome.known is not None
-        pytest.xfail(f"{outcome.known.reason}: {outcome.reason}")
+        pytest.xfail(f"{outcome.known.what}: {outcome.reason}")
     if outcome.status != "passed":
         pytest.skip(outcome.reason)
 

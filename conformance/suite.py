@@ -14,6 +14,7 @@ from pagedkv.conformance.check import CHECKS, Check
 from pagedkv.conformance.deviations import Deviation
 from pagedkv.conformance.implementation import Implementation
 from pagedkv.conformance.profiles import Profile
+from pagedkv.conformance.recorded.specification import SpecificationFactory
 from pagedkv.conformance.spec_text import rules
 from pagedkv.conformance.time_limit import time_limit
 from pagedkv.conformance.violation import Violation
@@ -73,6 +74,8 @@ class Plan:
     """Checks that its owner knows to fail."""
     examples: int = 100
     """Generated runs per check."""
+    specification: SpecificationFactory | None = None
+    """What recorded runs are validated against; ``None``: they are not."""
     timeout_s: float = CHECK_TIMEOUT_S
     """Longest a check may take, in seconds."""
 
@@ -106,13 +109,14 @@ def run_check(check: Check, plan: Plan) -> Outcome:
         outcome,
         status="failed",
         rule=check.rule.id,
-        reason=f"is listed as a deviation ({deviation.reason}) and passes: take it off the list",
+        reason=f"is listed as a deviation ({deviation.what}) and passes: take it off the list",
     )
 
 
 def _run(check: Check, plan: Plan) -> Outcome:
     with Bench(plan.implementation, plan.reference, plan.impl) as bench:
         bench.examples = plan.examples
+        bench.specification = plan.specification
         try:
             with time_limit(plan.timeout_s):
                 check.run(bench)

@@ -182,7 +182,7 @@ def test_what_a_profile_demands_is_not_skipped() -> None:
 def test_listed_deviations_fail_no_run_and_must_still_happen(tmp_path: Path) -> None:
     file = tmp_path / "deviations.toml"
     name = "claim.an_unclaimed_id_gets_no_page"
-    file.write_text(f'[[deviation]]\ncheck = "{name}"\nreason = "claims by itself"\n')
+    file.write_text(f'[[deviation]]\nrule = "CLAIM-2"\nwhat = "claims by itself"\nchecks = ["{name}"]\n')
     known = read_deviations(file, frozenset({name}))
     (outcome,) = outcomes_of(broken(ForgetsToCheckIds), name, deviations=known)
     assert outcome.status == "deviates"
@@ -196,10 +196,11 @@ def test_listed_deviations_fail_no_run_and_must_still_happen(tmp_path: Path) -> 
     [
         (None, "No such file"),
         ("[[deviation]", "is no TOML"),
-        ('[[deviation]]\ncheck = "a.b"', "reason"),
-        ('[[deviation]]\ncheck = "a.b"\nreason = ""\nwhy = 1', "why"),
-        ('[[deviation]]\ncheck = "no.such"\nreason = ""', "which is no check"),
-        ('[[deviation]]\ncheck = "a.b"\nreason = ""\n' * 2, "twice"),
+        ('[[deviation]]\nrule = "CLAIM-2"', "what"),
+        ('[[deviation]]\nrule = "CLAIM-2"\nwhat = ""\nwhy = 1', "why"),
+        ('[[deviation]]\nrule = "CLAIM-99"\nwhat = ""', "which is no rule"),
+        ('[[deviation]]\nrule = "CLAIM-2"\nwhat = ""\nchecks = ["no.such"]', "is no check"),
+        ('[[deviation]]\nrule = "CLAIM-2"\nwhat = ""\nchecks = ["a.b"]\n' * 2, "twice"),
     ],
 )
 def test_a_bad_list_of_deviations_is_an_error(

@@ -213,8 +213,8 @@ def told_outcome(outcome: "Outcome") -> RenderableType:
         f"    {printable(outcome.reason)}",
     ]
     if outcome.known is not None:
-        source = f" ({outcome.known.source})" if outcome.known.source else ""
-        lines.append(f"    known: {printable(outcome.known.reason)}{printable(source)}")
+        source = f" ({outcome.known.where})" if outcome.known.where else ""
+        lines.append(f"    known: {printable(outcome.known.what)}{printable(source)}")
     if outcome.status == "failed":
         # What the implementation itself raised, then the calls: both can be pasted.
         shown = [*outcome.reproduction.splitlines(), *outcome.details.splitlines()]

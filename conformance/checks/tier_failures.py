@@ -1,0 +1,197 @@
+"""TIER-5 and TIER-6: tiers that lie, and tiers that fail."""
+
+from typing import Any, Literal, get_args
+
+from pagedkv.conformance.bench import Bench
+from pagedkv.conformance.check import check
+from pagedkv.conformance.damage import Damage
+from pagedkv.conformance.violation import demand, expect
+from pagedkv.reference.tier_names import BLOCK_IS_LOST, FailReason
+
+NAMED = {"model_fingerprint": "weights"}
+"""Makes what is on disk and in a store outlive the manager."""
+
+
+# --- TIER-5: damage -------------------------------------------------------------------------------
+
+
+def on(tier: Literal["disk", "store"]) -> dict[str, Any]:
+    """A setup whose blocks are found in that tier after a restart."""
+    places: dict[str, dict[str, Any]] = {
+        "disk": {"host_pages": 8, "disk_pages": 8},
+        "store": {"store": True},
+    }
+    return {"head_dim": 16, **NAMED, **places[tier]}
+
+
+def is_never_served_damaged(bench: Bench, tier: Literal["disk", "store"]) -> None:
+    """Damage the second of three blocks in every way: it is computed again, and put right."""
+    for kind in get_args(Damage):
+        driver = bench.driver(**on(tier))
+        ctx = driver.serve(bench.prompt(3))
+        restarted = bench.restart(driver)
+        intact = restarted.hit(bench.prompt(3))
+        restarted = bench.restart(restarted)
+        bench.damage(restarted, tier, ctx, 1, kind)
+        again = restarted.admit(bench.prompt(3))
+        left = again.tokens.processed_length // bench.size
+        if kind != "missing":  # Whoever has a file open does not miss its name.
+            what = f"blocks of {intact} that were served after the second was {kind}"
+            demand("TIER-5", left <= 1, f"{what}: {left}")
+        restarted.forward(again)
+        restarted.release(again)
+        if kind == "missing":
+            continue
+        for _ in range(3):  # The damage may reach as far as the chain; each reading finds some.
+            restarted = bench.restart(restarted)
+            restarted.serve(bench.prompt(3))
+        found = bench.restart(restarted).hit(bench.prompt(3))
+        expect("TIER-5", found, intact, f"blocks found after one was {kind} and computed again")
+
+
+@check("TIER-5", "TIER-6", "FAIL-1", needs=("disk",))
+def a_damaged_block_on_disk_is_never_served(bench: Bench) -> None:
+    """What was flipped, cut short or exchanged on disk is computed again, and written anew."""
+    is_never_served_damaged(bench, "disk")
+
+
+@check("TIER-5", "TIER-6", "STORE-3", needs=("store",))
+def a_damaged_block_in_a_store_is_never_served(bench: Bench) -> None:
+    """What was flipped, cut short or exchanged in a store is computed again, and put anew."""
+    is_never_served_damaged(bench, "store")
+
+
+@check("TIER-5", needs=("disk",))
+def damage_before_the_start_is_found_as_well(bench: Bench) -> None:
+    """Blocks that were damaged while no manager was there are not served by the next one."""
+    for kind in get_args(Damage):
+        driver = bench.driver(**on("disk"))
+        ctx = driver.serve(bench.prompt(3))
+        driver.shutdown()
+        bench.damage(driver, "disk", ctx, 0, kind)
+        restarted = bench.restart(driver)
+        expect("TIER-5", restarted.hit(bench.prompt(3)), 0, f"blocks found when the root is {kind}")
+
+
+@check("TIER-5", needs=("disk",))
+def damage_is_no_obstacle_for_others(bench: Bench) -> None:
+    """Requests that do not need the damaged block find theirs before and after it."""
+    driver = bench.driver(**on("disk"))
+    ctx = driver.serve(bench.prompt(2))
+    driver.serve(bench.prompt(2, 50))
+    restarted = bench.restart(driver)
+    intact = restarted.hit(bench.prompt(2, 50))
+    restarted = bench.restart(restarted)
+    bench.damage(restarted, "disk", ctx, 0, "flipped")
+    expect("TIER-5", restarted.hit(bench.prompt(2)), 0, "blocks found of a chain without a root")
+    expect("TIER-5", restarted.hit(bench.prompt(2, 50)), intact, "blocks found of another chain")
+
+
+# --- TIER-6: failures -----------------------------------------------------------------------------
+
+
+@check("TIER-6", "ALLOC-11", needs=("host", "transfers"))
+def a_failed_load_is_a_miss(bench: Bench) -> None:
+    """After any failure the request computes; the tier keeps the blocks, or gives them up."""
+    for reason in get_args(FailReason):
+        driver = bench.with_chain_below(2)
+        ctx = driver.claim(driver.request(bench.prompt(2)))
+        driver.begin(ctx)
+        for transfer in driver.in_flight():
+            driver.fail(transfer, reason)
+        demand("TIER-6", not driver.finish(ctx), f"an allocation has overlooked {reason}")
+        driver.begin(ctx)
+        driver.finish(ctx)
+        expect("TIER-6", ctx.tokens.processed_length, 0, f"tokens that were cached after {reason}")
+        expected = 0 if reason in BLOCK_IS_LOST else 2
+        expect("TIER-6", driver.used("host"), expected, f"host pages in use after {reason}")
+        expect("TIER-6", driver.hit(bench.prompt(2)), expected, f"blocks left after {reason}")
+        driver.forward(ctx)
+
+
+@check("TIER-6", needs=("store", "transfers"))
+def a_store_keeps_all_but_damaged_blocks(bench: Bench) -> None:
+    """After failed loads other managers still find the blocks, unless they are corrupt."""
+    for reason in get_args(FailReason):
+        first = bench.driver(store=True, **NAMED)
+        first.serve(bench.prompt(2))
+        driver = bench.beside(first, auto_land=False)
+        ctx = driver.claim(driver.request(bench.prompt(2)))
+        driver.begin(ctx)
+        for transfer in driver.in_flight():
+            driver.fail(transfer, reason)
+        driver.release(ctx)
+        other = bench.beside(first)
+        expected = 0 if reason == "corrupt" else 2
+        expect("TIER-6", other.hit(bench.prompt(2)), expected, f"blocks in a store after {reason}")
+
+
+@check("TIER-6", needs=("host", "transfers"))
+def only_the_blocks_at_fault_are_given_up(bench: Bench) -> None:
+    """A load that fails through one block costs that one: the others stay where they are."""
+    driver = bench.with_chain_below(3)
+    ctx = driver.claim(driver.request(bench.prompt(3)))
+    driver.begin(ctx)
+    leaf = driver.model.digests(ctx, 3)[2]
+    for transfer in driver.in_flight():
+        at_fault = [key for key in transfer.keys if driver.block_of(key, ctx) == leaf]
+        if at_fault:
+            driver.fail(transfer, "io_error", at_fault)
+        else:
+            driver.land(transfer)
+    driver.release(ctx)
+    driver.evict_all()
+    expect("TIER-6", driver.used("host"), 2, "host pages in use")
+    expect("TIER-6", driver.hit(bench.prompt(3)), 2, "blocks left")
+
+
+@check("TIER-6", "TIER-9", needs=("host", "transfers"))
+def a_failed_write_does_not_block_the_next(bench: Bench) -> None:
+    """What failed to be offloaded, for whatever reason, is offloaded with the next commit."""
+    bench.writes("through")
+    driver = bench.controlled(host_pages=2, write_policy="through")
+    for reason in get_args(FailReason):
+        driver.serve(bench.prompt(2))
+        demand("TIER-6", bool(driver.in_flight()), f"nothing is offloaded before {reason}")
+        for transfer in driver.in_flight():
+            driver.fail(transfer, reason)
+        expect("TIER-6", driver.used("host"), 0, f"host pages in use after {reason}")
+    driver.serve(bench.prompt(2))
+    driver.land_all()
+    expect("TIER-6", driver.hit_below(bench.prompt(2)), 2, "blocks found below")
+
+
+@check("TIER-6", "TIER-9", needs=("host", "disk", "transfers"))
+def a_failed_disk_write_does_not_block_the_next(bench: Bench) -> None:
+    """A disk that was full for a while gets the blocks when it is not any more."""
+    bench.follows("TIER-2")
+    bench.writes("through")
+    driver = bench.controlled(host_pages=4, disk_pages=2, write_policy="through", **NAMED)
+    for reason in get_args(FailReason):
+        driver.serve(bench.prompt(2))
+        while transfers := driver.in_flight():
+            if transfers[0].target == "disk":
+                driver.fail(transfers[0], reason)
+            else:
+                driver.land(transfers[0])
+        expect("TIER-6", driver.used("disk"), 0, f"disk pages in use after {reason}")
+    driver.serve(bench.prompt(2))
+    driver.land_all()
+    expect("TIER-6", driver.used("disk"), 2, "disk pages in use")
+    expect("TIER-6", bench.restart(driver).hit(bench.prompt(2)), 2, "blocks found on disk")
+
+
+@check("TIER-6", needs=("host", "transfers"))
+def failures_leak_nothing(bench: Bench) -> None:
+    """After many failed loads and offloads every page and every slot can be used again."""
+    driver = bench.with_chain_below(2, host_pages=2)
+    for reason in ("timeout", "unavailable", "timeout"):
+        ctx = driver.claim(driver.request(bench.prompt(2)))
+        driver.begin(ctx)
+        for transfer in driver.in_flight():
+            driver.fail(transfer, reason)
+        driver.finish(ctx)
+        driver.release(ctx)
+    driver.serve(bench.prompt(2, 50))
+    driver.land_all()
+    expect("TIER-6", driver.hit_below(bench.prompt(2, 50)), 2, "blocks that took the slots")
