@@ -16,6 +16,7 @@ Capability = Literal[
     "inputs",
     "probes",
     "metrics",
+    "bytes",
     "memory",
     "reset",
     "dummy",
@@ -44,6 +45,7 @@ METHODS: dict[Capability, tuple[str, ...]] = {
     "inputs": ("runtime_inputs",),
     "probes": ("get_prefix_cache_hit_counts", "get_pct_used_blocks_after_allocation"),
     "metrics": ("get_metrics_aggregated", "reset_metrics"),
+    "bytes": ("write_slots", "read_slots"),
     "memory": ("get_device_buffer",),
     "reset": ("reset_prefix_cache",),
     "dummy": ("alloc_dummy",),
@@ -185,9 +187,11 @@ class ControlledManager(Protocol):
 
 def offered_by(manager: object, declared: Iterable[Capability]) -> frozenset[Capability]:
     """``declared``, and what the methods of ``manager`` show that it can do."""
-    shown = {
+    shown: set[Capability] = {
         capability
         for capability, methods in METHODS.items()
         if all(callable(getattr(manager, name, None)) for name in methods)
     }
+    if "memory" in shown:
+        shown.add("bytes")
     return frozenset(declared) | shown

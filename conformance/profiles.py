@@ -25,7 +25,7 @@ def _profiles() -> dict[str, Profile]:
             "what a server calls: inputs for forwards, look-ups, counters, resets",
             ("inputs", "probes", "metrics", "reset", "dummy", "reserve", "shutdown"),
         ),
-        ("tiered", "host memory and disk below the device", ("memory", "host", "disk")),
+        ("tiered", "host memory and disk below the device", ("bytes", "host", "disk")),
         ("distributed", "data-parallel replicas, and a shared block store", ("replicas", "store")),
         (
             "full",

@@ -146,12 +146,12 @@ class _Player:
     def begin(self, event: Claimed, life: Life) -> None:
         """A request is claimed; its context gets all the tokens that it will ever have."""
         name = str(event.request_id)
-        if event.dummy:
-            self.driver.claim_dummy(name, event.replica)
-            return
         self.count += 1
         tokens = tokens_of(life, f"{self.count} {name}", self.driver.setup.page_size)
         self.all_tokens[name] = tokens
+        if event.dummy:
+            self.driver.claim_dummy(name, event.replica)
+            return
         first = life.snapshots[0] if life.snapshots else ContextSnapshot(1, 0, 1)
         ctx = self.driver.request(tokens[: first.length], request_id=name)
         ctx.preempted = first.preempted
@@ -162,6 +162,7 @@ class _Player:
         driver = self.driver
         match event:
             case AllocPlanned(request_id, _, context, _, hits):
+                self.compute_up_to(request_id, context)
                 ctx = self.at(request_id, context)
                 committed = driver.model.requests[request_id].committed
                 driver.alloc(ctx)
@@ -169,12 +170,15 @@ class _Player:
                 if driver.twin is not None:
                     expect("ALLOC-4", found, hits.total_blocks, f"hits of event {seq}")
             case AllocRefused(request_id, _, context):
+                self.compute_up_to(request_id, context)
                 fits = driver.fits(self.at(request_id, context))
                 expect("ALLOC-2", fits, False, f"whether the allocation of event {seq} fits,")
             case InputsBuilt(batches, contexts, max_cache_length, bounds):
                 if max_cache_length is None and bounds is None:
                     rows = zip(batches, contexts, strict=True)
                     pairs = [pair for row in rows for pair in zip(*row, strict=True)]
+                    for name, context in pairs:
+                        self.compute_up_to(name, context)
                     driver.compute(*(self.at(name, context) for name, context in pairs))
             case Stepped(request_id, context):
                 self.compute_up_to(request_id, context)
@@ -189,7 +193,7 @@ class _Player:
                 pass
 
     def compute_up_to(self, request_id: Hashable, context: ContextSnapshot) -> None:
-        """The forwards before a step, whether the trace shows them or not."""
+        """The forwards before a call, whether the trace shows them or not."""
         before = self.driver.contexts[request_id].tokens.processed_length
         if context.processed > before:
             window = replace(context, processed=before, position=context.processed)

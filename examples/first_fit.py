@@ -33,7 +33,8 @@ class FirstFit:
 
     def alloc(self, data: Context, replica_idx: int) -> None:
         table = self.table(data.request_id, replica_idx)
-        needed = -(-data.tokens.current_position // self.size) - len(table)
+        tokens = data.tokens.current_position + 1 - max(1, data.pending_future_count)
+        needed = -(-tokens // self.size) - len(table)
         if needed > len(self.free):
             raise InsufficientBlocksError(needed=needed, free=len(self.free), total=self.total)
         table += [self.free.pop(0) for _ in range(needed)]

@@ -19,7 +19,7 @@ def a_release_commits_nothing(bench: Bench) -> None:
     expect("REL-1", driver.hit(bench.prompt(2)), 0, "blocks found of a request without a step")
 
 
-@check("REL-1")
+@check("REL-1", needs=("prefix",))
 def only_what_was_stepped_is_found(bench: Bench) -> None:
     """Of a request released in the middle of its prompt, what it had stepped is found."""
     driver = bench.driver()
@@ -59,7 +59,7 @@ def a_second_release_is_refused(bench: Bench) -> None:
     driver.forward(second, fresh)
 
 
-@check("REL-1", "POOL-2")
+@check("REL-1", "POOL-2", needs=("prefix",))
 def shared_pages_are_given_back_by_their_last_holder(bench: Bench) -> None:
     """Requests that share a prefix are released in any order; the others go on undisturbed."""
     for order in permutations(range(3)):
@@ -89,7 +89,7 @@ def twins_of_one_batch_are_given_back_one_by_one(bench: Bench) -> None:
         expect("REL-1", driver.hit(bench.prompt(2)), 0, "blocks found when all was evicted")
 
 
-@check("REL-1")
+@check("REL-1", needs=("prefix",))
 def an_id_begins_anew(bench: Bench) -> None:
     """A released id that is claimed again has nothing of its former life."""
     driver = bench.driver()

@@ -114,7 +114,7 @@ def a_request_that_waits_for_loads_is_not_stepped(bench: Bench) -> None:
 # --- STEP-2: which pages --------------------------------------------------------------------------
 
 
-@check("STEP-2")
+@check("STEP-2", needs=("prefix",))
 def a_prompt_is_committed_page_by_page(bench: Bench) -> None:
     """Of a prompt of any length the full pages are found, and nothing after them."""
     driver = bench.driver()
@@ -126,7 +126,7 @@ def a_prompt_is_committed_page_by_page(bench: Bench) -> None:
             expect("STEP-2", found, length // bench.size, f"full pages of {length} tokens")
 
 
-@check("STEP-2", "LEN-3")
+@check("STEP-2", "LEN-3", needs=("prefix",))
 def the_token_just_sampled_is_not_committed(bench: Bench) -> None:
     """Decoding commits a page when its last token is written, not when it is sampled."""
     driver = bench.driver()
@@ -139,7 +139,7 @@ def the_token_just_sampled_is_not_committed(bench: Bench) -> None:
         expect("STEP-2", found, written // bench.size, f"pages found when {written} are written")
 
 
-@check("STEP-2", "LEN-5")
+@check("STEP-2", "LEN-5", needs=("prefix",))
 def a_chunk_commits_what_it_has_written(bench: Bench) -> None:
     """Under chunked prefill, pages are found as the chunks are computed, and no sooner."""
     driver = bench.driver()
@@ -155,7 +155,7 @@ def a_chunk_commits_what_it_has_written(bench: Bench) -> None:
         expect("STEP-2", found, written // bench.size, f"pages found when {written} are written")
 
 
-@check("STEP-2", "ID-7")
+@check("STEP-2", "ID-7", needs=("prefix",))
 def a_placeholder_is_not_committed(bench: Bench) -> None:
     """A page with a token that is not known yet is committed once it is known, under its name."""
     driver = bench.driver()
@@ -190,7 +190,7 @@ def drafts_are_not_committed(bench: Bench) -> None:
     expect("STEP-2", driver.hit(drafted), 0, "pages that drafts have filled")
 
 
-@check("STEP-2")
+@check("STEP-2", needs=("prefix",))
 def requests_of_one_batch_commit_each_their_own(bench: Bench) -> None:
     """Requests of different lengths that are stepped together are each committed as far as due."""
     driver = bench.driver()

@@ -29,14 +29,18 @@ def resolve_implementation(name: str) -> "Implementation":
 
     Raises:
         UnknownImplementationError: The name has another form, the module cannot be imported, or
-            it has no such attribute.
+            it has no such attribute; or the command does not speak the protocol.
     """
     if name == "reference":
         return reference()
     if name.startswith("cmd:"):
         from pagedkv.conformance.protocol.client import implementation_of_command
+        from pagedkv.conformance.protocol.errors import ProtocolError
 
-        return implementation_of_command(name.removeprefix("cmd:"))
+        try:
+            return implementation_of_command(name.removeprefix("cmd:"))
+        except ProtocolError as error:
+            raise UnknownImplementationError(str(error)) from error
     for announced in entry_points(group=ENTRY_POINTS, name=name):
         name = announced.value
     module_name, _, attribute = name.partition(":")

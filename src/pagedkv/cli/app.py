@@ -17,6 +17,7 @@ from pagedkv.cli.output import STDOUT, complain
 from pagedkv.cli.replay import replay_command
 from pagedkv.cli.serve import serve_protocol
 from pagedkv.cli.trace import trace_app
+from pagedkv.cli.zoo import zoo
 from pagedkv.traces.errors import TraceError
 
 BAD_INPUT = 2
@@ -35,6 +36,7 @@ app.command("replay")(replay_command)
 app.command("compare")(compare)
 app.add_typer(trace_app, name="trace")
 app.command("conformance")(conformance)
+app.command("zoo")(zoo)
 app.command("demo")(demo)
 app.command("serve-protocol")(serve_protocol)
 

@@ -127,6 +127,7 @@ def plans_for(
     """What to run: the implementations with all that is known of them."""
     from pagedkv.conformance.deviations import DeviationFileError, read_deviations
     from pagedkv.conformance.suite import Plan, all_checks, with_methods_shown
+    from pagedkv.specification import reference_specification
 
     if not impls and not commands:
         raise typer.BadParameter("name an implementation.", param_hint="--impl or --impl-cmd")
@@ -147,7 +148,17 @@ def plans_for(
                 f"{name} cannot build a small manager: {type(error).__name__}: {error}"
             ) from error
         twin = with_methods_shown(reference())
-        plans.append(Plan(complete, name, twin, profile, listed, examples))
+        plans.append(
+            Plan(
+                complete,
+                name,
+                reference=twin,
+                specification=reference_specification,
+                profile=profile,
+                deviations=listed,
+                examples=examples,
+            )
+        )
     return plans
 
 

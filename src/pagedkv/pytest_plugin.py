@@ -2,14 +2,14 @@
 
 In a test module of your own::
 
-    from pagedkv.conformance.pytest_plugin import conformance_tests
+    from pagedkv.pytest_plugin import conformance_tests
 
     test_conformance = conformance_tests("mypackage.manager:factory")
 
 or without one::
 
-    pytest -p pagedkv.conformance.pytest_plugin --impl mypackage.manager:factory \\
-        --pyargs pagedkv.conformance.test_implementation
+    pytest -p pagedkv.pytest_plugin --impl mypackage.manager:factory \\
+        --pyargs pagedkv.test_implementation
 
 pytest selects with ``-k``, runs in parallel with pytest-xdist, and writes JUnit as usual.
 """
@@ -25,6 +25,7 @@ from pagedkv.conformance.implementation import Implementation
 from pagedkv.conformance.profiles import PROFILES
 from pagedkv.conformance.suite import Plan, all_checks, run_check, with_methods_shown
 from pagedkv.implementations import reference, resolve_implementation
+from pagedkv.specification import reference_specification
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,10 +77,11 @@ def plan_for(
     return Plan(
         with_methods_shown(implementation),
         impl if isinstance(impl, str) else implementation.name,
-        with_methods_shown(reference()),
-        PROFILES[profile] if profile else None,
-        read_deviations(file, known) if file else {},
-        examples,
+        reference=with_methods_shown(reference()),
+        specification=reference_specification,
+        profile=PROFILES[profile] if profile else None,
+        deviations=read_deviations(file, known) if file else {},
+        examples=examples,
     )
 
 

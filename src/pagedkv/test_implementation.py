@@ -2,7 +2,7 @@
 
 import pytest
 
-from pagedkv.conformance.pytest_plugin import plan_of_options, run_as_test
+from pagedkv.pytest_plugin import plan_of_options, run_as_test
 from pagedkv.conformance.suite import all_checks
 
 
