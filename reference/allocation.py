@@ -6,6 +6,7 @@ and is then finished, or undone if a load has failed.
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from pagedkv.reference.context import Context
@@ -27,7 +28,9 @@ from pagedkv.reference.identity import PageKey
 from pagedkv.reference.lengths import required_pages
 from pagedkv.reference.matching import Need, further_stores, lookup_digests, need_of
 from pagedkv.reference.state import AllocPlan, Hit, Request, State, source_name
+from pagedkv.reference.store_answers import report_answers
 from pagedkv.reference.tier_names import LowerTier
+from pagedkv.reference.tiers import Tier
 from pagedkv.reference.transfer import Transfer
 from pagedkv.reference.transfers import issue
 
@@ -46,6 +49,8 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
 
     # MATCH: the longest cached prefix, each block from the fastest tier that holds it
     digests = lookup_digests(state, request, ctx)
+    stores = further_stores(state, ctx)
+    report_answers(state, state.keys(digests)[request.committed :], stores)
     need = need_of(state, request, ctx, replica_idx, digests)
     if need.fresh > need.free_for(pool):
         _refuse(state, ctx, replica_idx, need, digests)
@@ -60,7 +65,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     # MOVE: what is not on this device yet, one transfer per tier
     supply = iter(fresh)
     hit_pages = [next(supply) if hit.page is None else hit.page for hit in need.hits]
-    issued = _load(state, ctx, request, need.hits, hit_pages)
+    issued = _load(state, request, need.hits, hit_pages, list(stores.values()))
     joined = [hit.joined for hit in need.hits if hit.joined is not None]
 
     # RECORD
@@ -83,7 +88,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
         AllocPlanned(
             ctx.request_id,
             replica_idx,
-            state.snapshot(ctx, request.digests),
+            replace(state.snapshot(ctx, request.digests), stores=tuple(stores)),
             plan.pages,
             plan.hit_counts,
             tuple(issued),
@@ -143,7 +148,11 @@ def cancel_alloc(state: State, request_id: Hashable, replica_idx: int) -> None:
 
 
 def _load(
-    state: State, ctx: Context, request: Request, hits: Sequence[Hit], pages: Sequence[int]
+    state: State,
+    request: Request,
+    hits: Sequence[Hit],
+    pages: Sequence[int],
+    further: Sequence[Tier],
 ) -> list[IssuedTransfer]:
     """Issue the loads of ``hits`` into ``pages``, one per source; refresh what was hit (TIER-4)."""
     chain = state.keys(request.digests)[: request.committed + len(hits)]
@@ -161,7 +170,7 @@ def _load(
             pages_of_group = [page for _, page in group]
             try:
                 transfer = state.connector.load(
-                    tier, keys, pages_of_group, request.replica, chain, further_stores(state, ctx)
+                    tier, keys, pages_of_group, request.replica, chain, further
                 )
             except KVLoadRefused:
                 request.failed.add(f"load refused by {tier}")
@@ -202,7 +211,7 @@ def _refuse(
     """Report that it does not fit, and nothing else (EVENT-4)."""
     pool = state.pools[replica_idx]
     free = need.free_for(pool)
-    context = state.snapshot(ctx, digests)
+    context = replace(state.snapshot(ctx, digests), stores=tuple(further_stores(state, ctx)))
     state.emit(AllocRefused(ctx.request_id, replica_idx, context, need.fresh, free))
     raise InsufficientBlocksError(
         needed=need.fresh,

@@ -7,6 +7,7 @@ from pagedkv.reference.events import Cleaned
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.matching import lookup_digests, need_of
 from pagedkv.reference.state import State
+from pagedkv.reference.store_answers import report_answers
 from pagedkv.reference.transfers import issue
 
 
@@ -32,6 +33,7 @@ def clean_pages(
     if not pages:
         return []
     keys = [pool.key_of[page] for page in pages]
+    report_answers(state, keys)
     transfers = state.connector.clean(keys, pages, replica_idx, sparing)
     moving = {page for transfer in transfers for page in transfer.pages}
     pool.dirty.difference_update(set(pages) - moving)

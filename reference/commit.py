@@ -11,6 +11,7 @@ from pagedkv.reference.errors import BlocksNotAllocatedError
 from pagedkv.reference.events import IssuedTransfer, Stepped
 from pagedkv.reference.lengths import ceil_div, written_tokens
 from pagedkv.reference.state import Request, State
+from pagedkv.reference.store_answers import report_answers
 from pagedkv.reference.transfers import issue
 
 
@@ -45,6 +46,7 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
         # TAKE: full pages enter the cache, or give way to those that are there
         issued: list[IssuedTransfer] = []
         if digests:
+            report_answers(state, state.keys(digests))
             request.digests = digests
             _commit(state, request, len(digests))
             # MOVE

@@ -161,9 +161,9 @@ class TierConnector:
         landed: list[PageKey] = []
         for block, content in zip(transfer.target_blocks, source_bytes, strict=True):
             tier.unpin(block)
-            if transfer.fenced or not self._parent_is_here(tier, block):
+            if transfer.fenced or not self._has_parent(tier, block.parent):
                 tier.drop(block)
-            elif content is not None and tier.blocks.get(block.name) is block:
+            elif content is not None:
                 tier.fill(block, content)
                 landed.append(block.key)
         for source, block in zip(transfer.source_tiers, transfer.source_blocks, strict=True):
@@ -257,9 +257,9 @@ class TierConnector:
         for slot in transfer.promoted_blocks:
             host, content = self.tiers["host"], contents[slot.key]
             host.unpin(slot)
-            if transfer.fenced or not self._parent_is_here(host, slot):
+            if transfer.fenced or not self._has_parent(host, slot.parent):
                 host.drop(slot)
-            elif content is not None and host.blocks.get(slot.name) is slot:
+            elif content is not None:
                 host.fill(slot, content)
                 filled.append(slot.key)
         for source, block in zip(transfer.source_tiers, transfer.source_blocks, strict=True):
@@ -272,17 +272,22 @@ class TierConnector:
         return self._write_down(filled, transfer.chain)
 
     def _promote(self, blocks: Sequence[Block], chain: Sequence[PageKey]) -> list[Block]:
-        """Host slots for blocks that come from below, root first, as far as there are any."""
+        """Host slots for blocks that come from below, root first, as far as there are any.
+
+        The chain says what their parents are: a disk or a store need not remember it.
+        """
         slots: list[Block] = []
         if "host" not in self.tiers:
             return slots
         host, protected = self.tiers["host"], frozenset(chain)
+        parents = dict(zip(chain[1:], chain, strict=False))
         for block in blocks:
             if host.holds(block.key):
                 continue
-            if not self._parent_is_here(host, block):
+            parent = parents.get(block.key)
+            if not self._has_parent(host, parent):
                 break
-            slot = host.reserve(block.key, block.parent, protected)
+            slot = host.reserve(block.key, parent, protected)
             if slot is None:
                 break
             slots.append(slot)
@@ -352,7 +357,7 @@ class TierConnector:
             for block in lacking:
                 slot = (
                     tier.reserve(block.key, block.parent, protected)
-                    if self._parent_is_here(tier, block)
+                    if self._has_parent(tier, block.parent)
                     else None
                 )
                 if slot is None:
@@ -379,9 +384,9 @@ class TierConnector:
                     tier.refresh(chain)
         return transfers
 
-    def _parent_is_here(self, tier: Tier, block: Block) -> bool:
-        """Whether ``tier`` may take ``block``: it has the parent, or is getting it (TIER-9)."""
-        return self.policy == "write_back" or block.parent is None or tier.holds(block.parent)
+    def _has_parent(self, tier: Tier, parent: PageKey | None) -> bool:
+        """Whether ``tier`` may take a block: it has the parent, or is getting it (TIER-9)."""
+        return self.policy == "write_back" or parent is None or tier.holds(parent)
 
     def _abandon(self, name: LowerTier, block: Block) -> None:
         self.tiers[name].unpin(block)

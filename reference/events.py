@@ -2,7 +2,7 @@
 
 A run is the sequence of these events. Calls carry a snapshot of the context they were given and
 their results; environment events say when a transfer landed or failed. Nothing in them depends
-on threads, clocks or streams, so the reference can be fed any recorded run (EVENT-1 to EVENT-4).
+on threads, clocks or streams, so the reference can be fed any recorded run (EVENT-1 to EVENT-5).
 """
 
 from collections.abc import Hashable
@@ -35,6 +35,8 @@ class ContextSnapshot:
     """Draft tokens that a forward in flight verifies."""
     preempted: bool = False
     """Whether this is a re-admission after a preemption."""
+    stores: tuple[str, ...] = ()
+    """Endpoints of the further block stores that an allocation may ask (STORE-4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,19 @@ class DiskOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreAnswered:
+    """Environment: a block store was asked, and what it holds does not follow from what was
+    reported before (EVENT-5)."""
+
+    found: tuple[PageKey, ...]
+    """Blocks that it holds."""
+    missing: tuple[PageKey, ...] = ()
+    """Blocks that it does not hold, or did not tell of in time."""
+    endpoint: str | None = None
+    """Which of the further stores that a request has named; ``None``: the manager's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransferLanded:
     """Environment: all bytes of a transfer have arrived."""
 
@@ -246,6 +261,7 @@ Event = (
     | PrefixCacheReset
     | MetricsReset
     | DiskOpened
+    | StoreAnswered
     | TransferLanded
     | TransferFailed
     | ReplicaPoisoned

@@ -17,7 +17,9 @@ from pagedkv.reference import (
     matching,
     requests,
     reset,
+    restore,
     runtime,
+    store_answers,
     tier_setup,
     transfers,
 )
@@ -44,6 +46,7 @@ from pagedkv.reference.media import Media
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.params import KVCacheParamInterface
 from pagedkv.reference.pool import PagePool, PoolStatistics
+from pagedkv.reference.snapshot import Snapshot
 from pagedkv.reference.start_checks import check_sizes
 from pagedkv.reference.state import AllocPlan, State
 from pagedkv.reference.tensor_types import Buffer
@@ -345,6 +348,22 @@ class PagedKVCacheManager:
         with self._operation():
             transfers.fail(self._state, transfer_id, reason, keys)
 
+    def store_answered(
+        self,
+        found: Sequence[PageKey],
+        missing: Sequence[PageKey] = (),
+        endpoint: str | None = None,
+    ) -> None:
+        """A block store holds the blocks ``found``, with any bytes, and lacks others (EVENT-5).
+
+        For runs whose store is not at hand; ``endpoint`` names a further one (STORE-4).
+
+        Raises:
+            ValueError: The manager has no store.
+        """
+        with self._operation():
+            store_answers.take_answer(self._state, found, missing, endpoint)
+
     def in_flight(self) -> list[Transfer]:
         """Transfers that have neither landed nor failed, in the order of their issue."""
         with self._operation():
@@ -476,6 +495,21 @@ class PagedKVCacheManager:
         self._state.connector.shutdown()
         self._state.emit(Closed())
         self._state.closed = True
+
+    def snapshot(self) -> Snapshot:
+        """All that the manager knows, as data; without the bytes of its pages."""
+        return restore.take_snapshot(self._state)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot, of a manager of the same setup; the bytes are made up.
+
+        Raises:
+            ValueError: This manager was used already, or the snapshot does not fit it; then it
+                must not be used any more.
+        """
+        if self._state.closed:
+            raise ManagerClosedError
+        restore.restore(self._state, snapshot)
 
     # --- internals --------------------------------------------------------------------------
 

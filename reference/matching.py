@@ -69,7 +69,8 @@ def _match(
     keys = state.keys(digests)[request.committed :]
     if not keys or not state.params.enable_prefix_caching or request.fenced:
         return (), ()
-    below = state.connector.lookup(keys, request.avoided, further_stores(state, ctx))
+    further = list(further_stores(state, ctx).values())
+    below = state.connector.lookup(keys, request.avoided, further)
     hits: list[Hit] = []
     for key, tier in zip(keys, below, strict=True):
         hit = _find(state, replica_idx, key, tier, request.avoided)
@@ -142,16 +143,11 @@ def lookup_digests(state: State, request: Request, ctx: Context) -> list[bytes]:
     return state.digests(ctx, request, count)
 
 
-def further_stores(state: State, ctx: Context) -> list[Tier]:
-    """Other block stores that the request names (STORE-4)."""
+def further_stores(state: State, ctx: Context) -> dict[str, Tier]:
+    """Other block stores that the request names, by endpoint, in the order to ask (STORE-4)."""
     endpoints = ExternalBlockMetadata.parse(ctx.external_block_metadata).endpoints
     own = state.connector.tiers.get("store")
-    if own is None:
-        return []
-    return [
-        Tier(None, verifies=True, prefix=own.prefix, blocks=state.media.find_store(endpoint))
-        for endpoint in endpoints
-    ]
+    return {} if own is None else {e: state.further_store(e, own) for e in endpoints}
 
 
 def used_fraction_after(state: State, ctx: Context, replica_idx: int) -> float:

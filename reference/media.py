@@ -64,10 +64,6 @@ class Media:
         """All blocks of the store at ``endpoint``, whoever has put them there (STORE-2)."""
         return self.stores.setdefault(endpoint, OrderedDict())
 
-    def find_store(self, endpoint: str) -> "OrderedDict[bytes, Block]":
-        """The same without opening it: empty if nobody has."""
-        return self.stores.get(endpoint, OrderedDict())
-
     def namespace(self, layout: str, model: str | None, *, reset: bool = False) -> bytes:
         """Prefix of a manager's keys in a shared store (NS-2).
 

@@ -20,6 +20,7 @@ from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.params import KVCacheParamInterface
 from pagedkv.reference.pool import PagePool
 from pagedkv.reference.tier_names import TierName
+from pagedkv.reference.tiers import Tier
 from pagedkv.reference.transfer import Transfer
 
 
@@ -122,6 +123,8 @@ class State:
     """The tiers below the devices, shared by all replicas."""
     media: Media
     """Where disks and stores live."""
+    further_stores: dict[str, Tier] = field(default_factory=dict)
+    """By endpoint: block stores besides the manager's own that requests have named (STORE-4)."""
     requests: dict[Hashable, Request] = field(default_factory=dict)
     """Claimed requests."""
     in_flight: dict[str, Transfer] = field(default_factory=dict)
@@ -196,6 +199,14 @@ class State:
     def drafts_look_ahead(self) -> bool:
         """Whether a page's last draft KV depends on the token after the page (DRAFT-1)."""
         return self.params.speculative_method in ("eagle", "mtp")
+
+    def further_store(self, endpoint: str, own: Tier) -> Tier:
+        """The block store at ``endpoint``, where blocks have the same keys as in our ``own``."""
+        if endpoint not in self.further_stores:
+            blocks = self.media.open_store(endpoint)
+            self.further_stores[endpoint] = Tier(None, verifies=True, blocks=blocks)
+        self.further_stores[endpoint].prefix = own.prefix
+        return self.further_stores[endpoint]
 
     def digests(self, ctx: Context, request: Request, count: int) -> list[bytes]:
         """Digests of the first ``count`` pages of a request; those it knows are not redone."""

@@ -57,6 +57,10 @@ class Tier:
     """Where evictions are noted."""
     writes_left: int | None = None
     """Blocks that may still be written under the daily budget; ``None``: no budget (TIER-8)."""
+    arriving: dict[bytes, Block] = field(default_factory=dict)
+    """In a store: what this manager is putting there, which nobody else can see yet."""
+    known: set[bytes] = field(default_factory=set)
+    """In a store: the blocks that are here as far as the events so far say (EVENT-5)."""
 
     @property
     def used(self) -> int:
@@ -65,7 +69,7 @@ class Tier:
 
     def holds(self, key: PageKey) -> bool:
         """Whether the block is here or on its way here."""
-        return self.prefix + key in self.blocks
+        return self.prefix + key in self.blocks or self.prefix + key in self.arriving
 
     def find(self, key: PageKey) -> Block | None:
         """The block, if all its bytes are here (TIER-1)."""
@@ -91,14 +95,38 @@ class Tier:
         if self.writes_left is not None:
             self.writes_left -= 1
         block = Block(self.prefix + key, key, parent, pins=1)
-        self.blocks[block.name] = block
+        (self.arriving if self.capacity is None else self.blocks)[block.name] = block
         return block
+
+    def ask(self, keys: Sequence[PageKey]) -> tuple[tuple[PageKey, ...], tuple[PageKey, ...]]:
+        """Of ``keys``: those that are here although :attr:`known` lacks them, and those that are
+        not although it has them. From now on it is right about all of them."""
+        found = tuple(k for k in keys if self.find(k) and self.prefix + k not in self.known)
+        missing = tuple(k for k in keys if self.prefix + k in self.known and not self.find(k))
+        self.known.update(self.prefix + key for key in found)
+        self.known.difference_update(self.prefix + key for key in missing)
+        return found, missing
+
+    def believe(
+        self, found: Sequence[PageKey], missing: Sequence[PageKey], content: PageBytes
+    ) -> None:
+        """Hold the blocks ``found`` from now on, with this content, and those ``missing`` not."""
+        for key in found:
+            if self.find(key) is None:
+                self.blocks[self.prefix + key] = Block(self.prefix + key, key, None, content)
+            self.known.add(self.prefix + key)
+        for key in missing:
+            self.blocks.pop(self.prefix + key, None)
+            self.known.discard(self.prefix + key)
 
     def fill(self, block: Block, content: PageBytes) -> None:
         """Copy all bytes into a reserved slot: the block can be found from now on."""
         block.content = tuple(row.clone() for row in content)
         if self.verifies:
             block.checksum = checksum(content)
+        if self.arriving.pop(block.name, None) is not None:
+            self.blocks.setdefault(block.name, block)
+            self.known.add(block.name)
 
     def refresh(self, chain: Sequence[PageKey]) -> None:
         """Make the blocks of ``chain``, root first, the youngest: leaf before root (TIER-4)."""
@@ -114,6 +142,10 @@ class Tier:
 
     def drop(self, block: Block) -> None:
         """The block cannot be found any more; its slot is free once no transfer uses it."""
+        if self.arriving.get(block.name) is block:
+            del self.arriving[block.name]
+            return
+        self.known.discard(block.name)
         if self.blocks.get(block.name) is block:
             del self.blocks[block.name]
             if block.pins and self.capacity is not None:

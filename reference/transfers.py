@@ -12,6 +12,7 @@ from pagedkv.reference.fates import MissReason
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.page_bytes import copy_page
 from pagedkv.reference.state import State, source_name
+from pagedkv.reference.store_answers import report_answers
 from pagedkv.reference.tier_names import FailReason
 from pagedkv.reference.transfer import Transfer
 
@@ -53,6 +54,7 @@ def land(state: State, transfer_id: str) -> None:
     if damaged:
         fail(state, transfer_id, "corrupt", damaged)
         return
+    report_answers(state, transfer.chain)
 
     # MOVE: the bytes, then the pins
     follow_ups: list[Transfer] = []

@@ -59,12 +59,10 @@ class _OnItsOwnLoop:
 
     def shutdown(self) -> None:
         """Write what was accepted, and close the loop; twice is harmless."""
-        if self._closed:
-            return
-        self._closed = True
         try:
             self._run(self._manager.shutdown)
         finally:
+            self._closed = True
             self._runner.close()
 
     def _run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -72,4 +70,7 @@ class _OnItsOwnLoop:
             result = call(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 
+        if self._closed:  # Whatever is called now is to be refused by the manager itself.
+            with asyncio.Runner() as runner:
+                return runner.run(on_the_loop())
         return self._runner.run(on_the_loop())

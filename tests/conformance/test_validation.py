@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
 from tests.reference.conftest import Making, Recorder
 from tests.reference.test_random_runs import RandomRuns, state_of
 
+from pagedkv.conformance.recorded.cutting import cut, start_at
 from pagedkv.conformance.validation import Divergence, validate
 from pagedkv.reference import KVCacheParamInterface, PagedKVCacheManager, PrefixCacheHits
 from pagedkv.reference.events import (
@@ -17,9 +20,10 @@ from pagedkv.reference.events import (
     Stepped,
     TransferLanded,
 )
+from pagedkv.reference.snapshot import Snapshot
 from pagedkv.specification import reference_specification
-from pagedkv.traces.events.codec import decode, encode
-from pagedkv.traces.events.setup import RunSetup
+from pagedkv.traces.events.codec import decode, decode_header, encode, encode_header
+from pagedkv.traces.events.setup import EventTraceHeader, RunSetup
 
 
 def setup_of(manager: PagedKVCacheManager) -> RunSetup:
@@ -48,18 +52,58 @@ def written_and_read(events: list[Event]) -> list[Event]:
 
 
 class RecordedRuns(RandomRuns):
-    """Every random run of the reference, whatever its interleaving, is one that it allows."""
+    """Every random run of the reference, whatever its interleaving, is one that it allows.
+
+    So is what is left of it wherever it is cut, from the state that it had there.
+    """
+
+    share = 0.5
+    """Where it is cut, as a share of its events."""
+
+    @initialize(share=st.floats(0, 1))
+    def cut_somewhere(self, share: float) -> None:
+        self.share = share
 
     def teardown(self) -> None:
         if not hasattr(self, "manager"):
             return
-        setup = setup_of(self.manager)
+        header = EventTraceHeader(setup=setup_of(self.manager))
         super().teardown()
         events = written_and_read(self.recorder.events)
-        assert validate(setup, events, reference_specification) == len(events)
+        assert validate(header.setup, events, reference_specification) == len(events)
+        assert_knows_the_same(
+            start_at(header, events, None, reference_specification).state, self.manager.snapshot()
+        )
+        self.check_tail(header, events, round(self.share * len(events)))
+
+    def check_tail(self, header: EventTraceHeader, events: list[Event], place: int) -> None:
+        cut_header, tail = cut(header, events, place, None, reference_specification)
+        header = decode_header(encode_header(cut_header).decode())
+        assert header == cut_header
+        left = list(tail)
+        setup, start = header.setup, header.start
+        assert (
+            validate(setup, left, reference_specification, start)
+            == len(left)
+            >= (len(events) - place)
+        )
+        for n, event in enumerate(left):
+            if isinstance(event, AllocReturned):
+                left[n] = replace(event, processed=event.processed + 1)
+                divergence = validate(setup, left, reference_specification, start)
+                assert isinstance(divergence, Divergence)
+                assert divergence.seq == header.first_seq + n
+                break
 
 
-RecordedRuns.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+def assert_knows_the_same(follower: Snapshot, followed: Snapshot) -> None:
+    """Whoever follows the events knows what the manager knows, but for the size of its pages."""
+    nbytes = followed.served.cross_replica_bytes_copied
+    served = replace(follower.served, cross_replica_bytes_copied=nbytes)
+    assert replace(follower, served=served) == followed
+
+
+RecordedRuns.TestCase.settings = settings(max_examples=120, stateful_step_count=40)
 TestRecordedRuns = RecordedRuns.TestCase
 
 

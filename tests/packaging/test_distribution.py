@@ -105,6 +105,18 @@ def test_sdist_has_each_part_once_and_no_links(dist: Path, part: str) -> None:
     assert [name.split("/", 1)[1] for name in inits] == [f"src/pagedkv/{part}/__init__.py"]
 
 
+def test_recorded_traces_travel_with_the_package(
+    dist: Path, wheel: Path, package_files: dict[str, Path]
+) -> None:
+    data = {name for name in package_files if name.startswith("traces/data/")}
+    assert {"traces/data/events/index.toml", "traces/data/golden_identities.json"} < data
+    [sdist] = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/src/pagedkv/")[2] for name in archive.getnames()}
+    assert data <= names
+    assert {f"pagedkv/{name}" for name in data} <= names_in(wheel)
+
+
 def test_installed_part_imports_from_the_wheel(
     environment: Path, part: str, tmp_path: Path
 ) -> None:

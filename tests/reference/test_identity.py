@@ -1,15 +1,14 @@
 """What identifies a page, byte for byte.
 
-`golden_identities.json` has examples for programs in any language. They were computed by
-:func:`keys_by_the_book`, which follows the text of the rules and shares no code with the manager.
-`python -m tests.reference.test_identity` adds new ones; those that are there never change.
+`traces/data/golden_identities.json` has examples for programs in any language. They were computed
+by :func:`keys_by_the_book`, which follows the text of the rules and shares no code with the
+manager. `python -m tests.reference.test_identity` adds new ones; those that are there never change.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +25,7 @@ from pagedkv.reference import (
     page_key,
 )
 from pagedkv.reference.events import Stepped
-
-GOLDEN = Path(__file__).with_name("golden_identities.json")
+from pagedkv.traces.events.shipped import GOLDEN_IDENTITIES
 
 HASHES: dict[HashAlgorithm, Callable[[bytes], bytes]] = {
     "sha256": lambda data: hashlib.sha256(data).digest(),
@@ -139,7 +137,7 @@ def golden_text() -> str:
 
 @pytest.mark.rule("ID-1", "ID-2", "ID-3", "ID-5", "ID-6")
 def test_the_golden_identities_are_those_of_the_book() -> None:
-    assert GOLDEN.read_text(encoding="utf-8") == golden_text()
+    assert GOLDEN_IDENTITIES.read_text(encoding="utf-8") == golden_text()
 
 
 @pytest.mark.rule("ID-1", "ID-2", "ID-3", "ID-5", "ID-6")
@@ -147,7 +145,7 @@ def test_the_golden_identities_are_those_of_the_book() -> None:
 def test_a_manager_commits_the_golden_identities(
     make: Making, recorder: Recorder, name: str
 ) -> None:
-    vector = json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
+    vector = json.loads(GOLDEN_IDENTITIES.read_text(encoding="utf-8"))[name]
     seed = vector["seed"] and bytes.fromhex(vector["seed"])
     params = make.params(
         page_size=vector["page_size"], kv_hash_algo=vector["algorithm"], kv_hash_seed=seed
@@ -328,4 +326,4 @@ def test_an_image_without_a_hash_is_refused_however_short_the_prompt(make: Makin
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(golden_text(), encoding="utf-8")
+    GOLDEN_IDENTITIES.write_text(golden_text(), encoding="utf-8")

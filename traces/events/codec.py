@@ -1,12 +1,14 @@
-"""Events as lines of JSON, and back.
+"""The lines of an event trace: its header and its events as JSON, and back.
 
-A line has the event's number in the trace, its name in snake case, and its fields; identities are
+An event's line has its number in the trace, its name in snake case, and its fields; identities are
 hexadecimal, and fields that have their default value are left out::
 
     {"seq":7,"event":"alloc_returned","request_id":"r3","processed":32}
 """
 
+import json
 import re
+from collections.abc import Hashable
 from dataclasses import MISSING, fields
 from functools import reduce
 from operator import or_
@@ -16,7 +18,9 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pagedkv.reference.events import Event
-from pagedkv.traces.errors import InvalidFieldError, MalformedLineError
+from pagedkv.traces.errors import InvalidFieldError, MalformedLineError, UnknownFormatError
+from pagedkv.traces.events.renaming import Renaming
+from pagedkv.traces.events.setup import VERSION, EventTraceHeader
 
 NAMES: dict[type[Event], str] = {
     kind: re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower() for kind in get_args(Event)
@@ -49,6 +53,37 @@ _LINES = {kind: _line_model(kind) for kind in NAMES}
 # Any: a union that is made at run time is no type to a checker.
 _LINE_TYPE: Any = Annotated[reduce(or_, _LINES.values()), pydantic.Field(discriminator="event")]
 _ANY_LINE: TypeAdapter[Any] = TypeAdapter(_LINE_TYPE)
+
+
+def encode_header(header: EventTraceHeader) -> bytes:
+    """The first line of a trace, without its end."""
+    line = header.model_dump(mode="json", exclude={"start"})
+    if header.start is not None:
+        start = Renaming(request=_text).apply_to_start(header.start)
+        line["start"] = start.model_dump(mode="json", exclude_defaults=True)
+    return json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def decode_header(text: str) -> EventTraceHeader:
+    """The header that a line holds.
+
+    Raises:
+        UnknownFormatError: It holds none, or one of a later version.
+    """
+    try:
+        return EventTraceHeader.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        if place == "version":
+            raise UnknownFormatError(
+                f"is of a version that this program does not read; it reads up to {VERSION}",
+                remedy="upgrade pagedkv",
+            ) from None
+        raise UnknownFormatError(
+            f"does not begin with the header of an event trace ({place or 'line'}: {first['msg']})",
+            remedy="see docs/event-traces.md",
+        ) from None
 
 
 def encode(seq: int, event: Event) -> bytes:
@@ -90,6 +125,6 @@ def decode(text: str) -> tuple[int, Event]:
     return line.seq, kind(**{f.name: getattr(line, f.name) for f in fields(kind)})
 
 
-def _text(request_id: object) -> str:
+def _text(request_id: Hashable) -> str:
     """Text as it is; anything else in angle brackets, so that ``1`` and ``"1"`` stay apart."""
     return request_id if isinstance(request_id, str) else f"<{request_id!r}>"

@@ -3,17 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from pagedkv.reference.events import Event
-from pagedkv.traces.errors import (
-    InvalidFieldError,
-    TraceError,
-    UnknownFormatError,
-    UnreadableTraceError,
-)
-from pagedkv.traces.events.codec import decode
-from pagedkv.traces.events.setup import VERSION, EventTraceHeader
+from pagedkv.traces.errors import InvalidFieldError, TraceError, UnreadableTraceError
+from pagedkv.traces.events.codec import decode, decode_header
 from pagedkv.traces.reader import read_lines
 
 
@@ -29,8 +21,8 @@ class EventTrace:
         """The file."""
         for number, text in read_lines(self.path):
             try:
-                self.header = _parse_header(text)
-                """How the recorded manager was set up."""
+                self.header = decode_header(text)
+                """How the recorded manager was set up, and where it stood."""
             except TraceError as error:
                 raise error.at(self.path, number) from None
             return
@@ -44,8 +36,9 @@ class EventTrace:
         Raises:
             TraceError: A line is malformed, or events are missing; says which.
         """
-        for expected, (number, text) in enumerate(read_lines(self.path), -1):
-            if expected < 0:
+        first = self.header.first_seq
+        for expected, (number, text) in enumerate(read_lines(self.path), first - 1):
+            if expected < first:
                 continue
             try:
                 seq, event = decode(text)
@@ -59,20 +52,3 @@ class EventTrace:
             except TraceError as error:
                 raise error.at(self.path, number) from None
             yield event
-
-
-def _parse_header(text: str) -> EventTraceHeader:
-    try:
-        return EventTraceHeader.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        if place == "version":
-            raise UnknownFormatError(
-                f"is of a version that this program does not read; it reads up to {VERSION}",
-                remedy="upgrade pagedkv",
-            ) from None
-        raise UnknownFormatError(
-            f"does not begin with the header of an event trace ({place or 'line'}: {first['msg']})",
-            remedy="see docs/event-traces.md",
-        ) from None

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from pagedkv.reference.events import Event
 from pagedkv.traces.atomic_file import replace_file
-from pagedkv.traces.events.codec import encode
+from pagedkv.traces.events.codec import encode, encode_header
 from pagedkv.traces.events.setup import EventTraceHeader
 
 
@@ -20,11 +20,12 @@ class EventRecorder:
         self.count = 0
         """Events written so far."""
         self._file = file
-        file.write(header.model_dump_json(exclude_defaults=False).encode() + b"\n")
+        self._first = header.first_seq
+        file.write(encode_header(header) + b"\n")
 
     def emit(self, event: Event) -> None:
         """Write one event."""
-        self._file.write(encode(self.count, event) + b"\n")
+        self._file.write(encode(self._first + self.count, event) + b"\n")
         self.count += 1
 
 
@@ -46,6 +47,11 @@ class FlightRecorder:
         """Keep one event, and forget the oldest if there are too many."""
         self._events.append(event)
         self.total += 1
+
+    @property
+    def first_seq(self) -> int:
+        """Number of the oldest event that is still there, counted from the first one seen."""
+        return self.total - len(self._events)
 
     @property
     def events(self) -> list[Event]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from pagedkv.reference.params import DeduplicationPolicy, HashAlgorithm, SpeculativeMethod
+from pagedkv.traces.events.start import RunStart
 
 
 class RunSetup(BaseModel):
@@ -72,7 +73,9 @@ VERSION = 1
 class EventTraceHeader(BaseModel):
     """The first line of an event trace."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_bytes="hex", val_json_bytes="hex"
+    )
 
     format: Literal["pagedkv-events"] = "pagedkv-events"
     """Tells an event trace from a workload."""
@@ -84,3 +87,10 @@ class EventTraceHeader(BaseModel):
     """How it was set up."""
     origin: str | None = None
     """What drove it: a workload, a test, a server."""
+    start: RunStart | None = None
+    """Where the manager stood before the first event; ``None``: it had just been made."""
+
+    @property
+    def first_seq(self) -> int:
+        """Number of the first event."""
+        return 0 if self.start is None else self.start.seq

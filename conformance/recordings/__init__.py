@@ -1,0 +1,1 @@
+"""The scenarios of the recorded traces: small stories that together show every visible rule."""
