@@ -236,10 +236,16 @@ class Model:
         moved = max(0, min(len(request.pages) - kept, needed - kept - hits))
         device, taken = self.devices[request.replica], self.held(request.replica) | set(pinned)
         blocks = self.digests(ctx, request.committed + hits)[request.committed :]
-        shared = [device.sure[block] for block in blocks if block in device.sure]
-        idle = [page for page in shared if page not in taken]
+        shared = [block for block in blocks if block in device.sure]
+        idle = [block for block in shared if self._hit_pages(device, block) - taken]
         free = self.setup.total_num_pages - len(taken) - len(idle)
         return needed - kept - moved - len(shared), free
+
+    def _hit_pages(self, device: Device, block: Block) -> set[int]:
+        """Pages that a hit of the block may share: with visible duplicates, any that holds it."""
+        if "STEP-4" in self.follows:
+            return {device.sure[block]}
+        return {page for page, held in device.content.items() if held == block}
 
     # --- what has happened --------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """ALLOC: allocations that wait for loads, which may be shared, fail or be cancelled."""
 
-from pagedkv.conformance.bench import Bench
+from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
 from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.violation import demand, expect
@@ -181,6 +181,8 @@ def each_peer_is_a_source_of_its_own(bench: Bench) -> None:
     driver = bench.controlled(replicas=2, host_pages=16)
     driver.serve(bench.prompt(2), replica=1)
     driver.land_all()
+    if driver.used("host") < 2:
+        raise Skip("a committed page is not offloaded at once")
     ctx = _begun(bench, driver)
     first = {(load.source, load.source_replica) for load in driver.loads()}
     driver.fail_loads("timeout")

@@ -78,8 +78,8 @@ def a_decoded_chain_is_hit_but_for_its_end(bench: Bench) -> None:
     """Blocks that were decoded are hit up to the last but one, and their request goes on."""
     for method in LOOK_AHEAD:
         driver = bench.driver(total_num_pages=16, **method)
-        ctx = driver.admit(bench.prompt(1))
-        for n in range(2 * bench.size):
+        ctx = driver.admit(bench.prompt(3, more=-2))
+        for n in range(4):
             driver.forward(ctx, token=500 + n)
             driver.alloc(ctx)
         expect("DRAFT-1", driver.hit(ctx.tokens.all.tolist()), 2, "blocks hit of three")

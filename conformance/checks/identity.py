@@ -75,7 +75,7 @@ def a_page_has_one_identity_however_it_was_filled(bench: Bench) -> None:
     """Pages filled by decoding, in chunks or at once have the same identity, in every algorithm."""
     for algorithm in ALGORITHMS:
         driver = bench.driver(hash_algorithm=algorithm)
-        tokens = _decoded(driver, bench.prompt(1), 2 * bench.size)
+        tokens = _decoded(driver, bench.prompt(3, more=-1), 2)
         expect("ID-1", driver.hit(tokens), 3, f"decoded blocks that are hit under {algorithm}")
         driver.reset() if driver.can("reset") else driver.evict_all()
         ctx = driver.request(tokens)
@@ -221,7 +221,7 @@ def decoded_pages_belong_to_their_tenant(bench: Bench) -> None:
     driver = bench.driver(total_num_pages=16)
     tenants: list[dict[str, Any]] = [{}, {"cache_salt": "a"}, {"adapter": "a"}]
     for tenant in tenants:
-        tokens = _decoded(driver, bench.prompt(1), bench.size + 1, **tenant)
+        tokens = _decoded(driver, bench.prompt(2, more=-1), 2, **tenant)
         driver.hold(tokens, **tenant)
         for other in tenants:
             hits = 2 if tenants.index(other) <= tenants.index(tenant) else 0
@@ -309,7 +309,7 @@ def images_in_a_decoded_request_count(bench: Bench) -> None:
     for page in (0, 1):
         start = page * bench.size
         images, other = ([ImageMetadata(start, start + 1, image_hash=n)] for n in (5, 6))
-        tokens = _decoded(driver, bench.prompt(1, 9 * page), bench.size + 1, images=images)
+        tokens = _decoded(driver, bench.prompt(2, 9 * page, more=-1), 2, images=images)
         expect("ID-5", driver.hit(tokens, images=images), 2, "blocks hit after the same image")
         expect("ID-5", driver.hit(tokens, images=other), page, "blocks hit after another image")
         expect("ID-5", driver.hit(tokens), page, "blocks hit without an image")

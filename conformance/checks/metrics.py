@@ -444,3 +444,15 @@ def disk_operations_in_flight_are_a_level(bench: Bench) -> None:
     expect("METRIC-5", driver.metrics().inflight_disk_ops, writes, "the same after a reset")
     driver.land_all()
     expect("METRIC-5", driver.metrics().inflight_disk_ops, 0, "the same when all has landed")
+
+
+@check("METRIC-1", "LEN-3", needs=("metrics",))
+def tokens_that_are_computed_again_count_once(bench: Bench) -> None:
+    """A window that is moved back over tokens that were counted counts them no second time."""
+    driver = bench.driver()
+    ctx = driver.admit(bench.prompt(2))
+    driver.forward(ctx)
+    driver.rewind(ctx, 3)
+    driver.alloc(ctx)
+    driver.forward(ctx)
+    expect("METRIC-1", driver.metrics().input_tokens, len(ctx.tokens) - 1, "tokens computed")

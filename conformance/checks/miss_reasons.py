@@ -57,6 +57,17 @@ def a_block_that_made_room_below_was_evicted(bench: Bench) -> None:
     expect("METRIC-6", misses_of(driver, bench.prompt(2)), {"evicted": 2}, "misses")
 
 
+@check("METRIC-6", needs=("metrics", "host"))
+def a_block_that_made_room_below_first_was_evicted(bench: Bench) -> None:
+    """What was given up in host memory while it was on the device, and then there, was evicted."""
+    bench.writes("through")
+    driver = bench.driver(host_pages=1, write_policy="through")
+    for start in (0, 50):
+        driver.serve(bench.prompt(1, start))
+    driver.evict_all()
+    expect("METRIC-6", misses_of(driver, bench.prompt(1)), {"evicted": 1}, "misses")
+
+
 @check("METRIC-6", "RESET-1", needs=("metrics", "prefix", "reset"))
 def a_block_from_before_a_reset_is_in_another_namespace(bench: Bench) -> None:
     """What a reset hides, on the device and below, counts as that."""
@@ -111,10 +122,11 @@ def a_miss_counts_once(bench: Bench) -> None:
         driver = bench.driver()
         ctx = driver.claim(driver.request(bench.prompt(5)))
         driver.chunk(ctx, first_chunk)
-        for _ in range(2):
+        for _ in range(2):  # There is no step in between, so nothing is committed.
             driver.alloc(ctx)
             driver.alloc(ctx)
-            driver.forward(ctx)
+            driver.compute(ctx)
+            driver.update(ctx)
         what = f"misses of a prompt with a first chunk of {first_chunk}"
         expect("METRIC-6", driver.missed(), {"never_seen": misses}, what)
 

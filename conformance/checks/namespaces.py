@@ -283,7 +283,8 @@ def a_write_that_failed_is_not_found_by_a_restart(bench: Bench) -> None:
 @check("TIER-4", "NS-4", needs=("disk", "events"))
 def a_restart_finds_the_oldest_blocks_first(bench: Bench) -> None:
     """Blocks on disk keep their age over a restart: chain by chain, leaf before root."""
-    driver = bench.driver(**DISK, model_fingerprint="weights")
+    bench.writes("through")
+    driver = bench.driver(**DISK, model_fingerprint="weights", write_policy="through")
     chains = []
     for start in (0, 50):
         ctx = driver.serve(bench.prompt(2, start))

@@ -228,6 +228,22 @@ def an_old_load_does_not_end_up_under_a_new_block(bench: Bench) -> None:
     expect("RESET-2", driver.hit(bench.prompt(1)), 1, "blocks found that were computed anew")
 
 
+@check("RESET-2", "TIER-2", needs=("reset", "host", "disk", "transfers"))
+def a_load_from_below_leaves_nothing_on_its_way(bench: Bench) -> None:
+    """A load from disk that was issued before the reset leaves no block in host memory."""
+    before = bench.driver(host_pages=4, disk_pages=4, model_fingerprint="weights")
+    before.serve(bench.prompt(2))
+    driver = bench.restart(before, auto_land=False)
+    ctx = driver.claim(driver.request(bench.prompt(2)))
+    driver.begin(ctx)
+    driver.reset()
+    driver.land_all()
+    driver.release(ctx)
+    expect("RESET-2", driver.used("host"), 0, "host pages in use")
+    expect("RESET-2", driver.used("disk"), 0, "disk pages in use")
+    expect("RESET-2", driver.hit_below(bench.prompt(2)), 0, "blocks brought back")
+
+
 @check("RESET-2", "STORE-2", needs=("reset", "store", "transfers"))
 def a_put_from_before_is_not_seen_by_others(bench: Bench) -> None:
     """What was on its way into a store when the cache was reset does not appear there."""

@@ -195,3 +195,22 @@ def failures_leak_nothing(bench: Bench) -> None:
     driver.serve(bench.prompt(2, 50))
     driver.land_all()
     expect("TIER-6", driver.hit_below(bench.prompt(2, 50)), 2, "blocks that took the slots")
+
+
+@check("TIER-6", "XFER-4", needs=("host", "disk", "transfers"))
+def a_failed_disk_write_lets_go_of_what_it_reads(bench: Bench) -> None:
+    """Blocks whose write has failed, for whatever reason, make room when it is time."""
+    bench.follows("TIER-2")
+    bench.writes("through")
+    for reason in get_args(FailReason):
+        driver = bench.controlled(host_pages=2, disk_pages=8, write_policy="through")
+        driver.serve(bench.prompt(2))
+        while transfers := driver.in_flight():
+            if transfers[0].target == "disk":
+                driver.fail(transfers[0], reason)
+            else:
+                driver.land(transfers[0])
+        driver.serve(bench.prompt(2, 50))
+        driver.land_all()
+        found = driver.hit_below(bench.prompt(2, 50))
+        expect("TIER-6", found, 2, f"blocks that took the slots of those that failed with {reason}")

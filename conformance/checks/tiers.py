@@ -421,3 +421,20 @@ def one_host_tier_serves_all_replicas(bench: Bench) -> None:
     driver.evict_all(1)
     used = [driver.manager.get_num_used_host_pages(replica) for replica in range(2)]
     expect("TIER-10", used, [2, 2], "host pages in use, as both replicas tell it")
+
+
+@check("TIER-10", needs=("host", "disk", "replicas"))
+def one_disk_serves_all_replicas(bench: Bench) -> None:
+    """Replicas do not bring a disk each: they share the pages that it was given."""
+    driver = bench.driver(host_pages=2, disk_pages=3, **ISOLATED)
+    expect("TIER-10", capacities(driver), [2, 2, 3, 3], "host and disk pages, by replica")
+    for n in range(4):
+        driver.serve(bench.prompt(2, 50 * n), n % 2)
+    driver.check()
+
+
+@check("TIER-10", "TIER-3", "SIZE-3", needs=("host", "disk", "mla"))
+def a_replicated_latent_takes_the_room_of_one_shard(bench: Bench) -> None:
+    """A disk of so many pages takes so many blocks, however many shards hold them."""
+    driver = bench.driver(host_pages=5, disk_pages=7, cache="mla", shards=2)
+    expect("TIER-10", capacities(driver), [5, 7], "host and disk pages")

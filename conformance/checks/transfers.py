@@ -189,7 +189,8 @@ def landing_moves_no_page(bench: Bench) -> None:
             driver.serve(bench.prompt(1, start))
             if early:
                 driver.land_all()
-        driver.land_all()
+        for transfer in reversed(driver.in_flight()):
+            driver.land(transfer)
         driver.release(driver.admit(range(10**6, 10**6 + 5 * bench.size)))
         probes = [driver.probe(driver.request(bench.prompt(1, n)))[0] for n in (0, 50, 90)]
         left.append([hits.device_blocks for hits in probes])

@@ -17,7 +17,7 @@ from pagedkv.conformance.check import Check
 from pagedkv.conformance.deviations import DeviationFileError, read_deviations
 from pagedkv.conformance.implementation import Implementation
 from pagedkv.conformance.profiles import PROFILES
-from pagedkv.conformance.pytest_plugin import conformance_tests
+from pagedkv.pytest_plugin import conformance_tests
 from pagedkv.conformance.report import Result, as_data, as_junit, as_page
 from pagedkv.conformance.spec_text import rules
 from pagedkv.conformance.suite import Outcome, Plan, all_checks, run_suite, with_methods_shown

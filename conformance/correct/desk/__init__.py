@@ -1,0 +1,1 @@
+"""What the three managers have in common: calls as far as the rules leave no choice."""

@@ -1,0 +1,1 @@
+"""Where the managers with memory keep blocks: pages, slots in host memory, files."""
