@@ -2,12 +2,12 @@
 
 import importlib
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from pagedkv.conformance.implementation import Implementation
     from pagedkv.reference.interfaces import SyncKVCacheManager
-    from pagedkv.traces.manager_setup import ManagerSetup
+    from pagedkv.traces.manager_setup import ManagerFactory, ManagerSetup
 
 ENTRY_POINTS = "pagedkv.implementations"
 """Group of entry points under which packages announce their implementations."""
@@ -67,7 +67,7 @@ def resolve_implementation(name: str) -> "Implementation":
         raise UnknownImplementationError(
             f"{name!r}: module {module_name!r} has no function {attribute or 'implementation'!r}"
         )
-    return Implementation(name=name, make=found)
+    return Implementation(name=name, make=cast("ManagerFactory", found))
 
 
 def reference() -> "Implementation":

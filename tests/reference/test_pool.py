@@ -43,7 +43,7 @@ def test_every_page_is_held_pinned_cached_or_free(make: Making) -> None:
     assert states() == (0, 0, 1, 3)
 
 
-@pytest.mark.rule("POOL-3")
+@pytest.mark.rule("POOL-11")
 def test_fresh_pages_are_taken_in_the_order_of_their_ids(make: Making) -> None:
     manager = make.manager(pages=4)
     first, second = make.admit(manager, range(8)), make.admit(manager, range(100, 105))
@@ -51,7 +51,7 @@ def test_fresh_pages_are_taken_in_the_order_of_their_ids(make: Making) -> None:
     assert manager.get_req_blocks(second.request_id, 0) == [2, 3]
 
 
-@pytest.mark.rule("POOL-3", "POOL-4", "POOL-5")
+@pytest.mark.rule("POOL-3", "POOL-4", "POOL-5", "POOL-10")
 @given(pages=st.integers(2, 6), prompts=st.lists(st.integers(0, 6), max_size=40))
 def test_cached_pages_go_least_recently_used_first(pages: int, prompts: list[int]) -> None:
     """Each prompt fills one page and starts a second one, which every request uses anew."""
