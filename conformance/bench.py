@@ -221,6 +221,15 @@ class Bench:
         if not (self.drivers[-1] if self.drivers else self.driver()).can(capability):
             raise Skip(f"{self.implementation.name} has no {capability}" + (why and f": {why}"))
 
+    def has(self, method: str) -> None:
+        """Leave a check that is about a method which an implementation may lack.
+
+        Raises:
+            Skip: It lacks it.
+        """
+        if not callable(getattr(self.drivers[-1].manager, method, None)):
+            raise Skip(f"{self.implementation.name} has no method {method}")
+
     def follows(self, *rules: str) -> None:
         """Leave a check that takes more SHOULD rules for granted than the one it is about.
 

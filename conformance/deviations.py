@@ -72,7 +72,9 @@ def read_deviations(path: Path, known: frozenset[str]) -> dict[str, Deviation]:
     by_check: dict[str, Deviation] = {}
     for deviation in content.deviation:
         if deviation.rule not in rules():
-            raise DeviationFileError(f"{path} names {deviation.rule!r}, which is no rule of SPEC.md")
+            raise DeviationFileError(
+                f"{path} names {deviation.rule!r}, which is no rule of SPEC.md"
+            )
         for check in deviation.checks:
             if check not in known:
                 raise DeviationFileError(

@@ -229,9 +229,9 @@ class Driver:
 
     def _check_cached_length(self, ctx: TextContext, before: int | None, processed: int) -> None:
         """``cached_prefix_length`` is what the first admission found, and stays that."""
-        expected = ctx.tokens.processed_length - processed if before is None else before
-        if self.model.requests[ctx.request_id].dummy:
-            expected = before
+        expected = before
+        if before is None and not self.model.requests[ctx.request_id].dummy:
+            expected = ctx.tokens.processed_length - processed
         what = f"cached_prefix_length of {ctx.request_id!r}"
         # Whether it says 0 or nothing without a hit is for the checks of ALLOC-9 to look at.
         expect("ALLOC-9", ctx.cached_prefix_length or 0, expected or 0, what)
@@ -806,11 +806,15 @@ class Driver:
 
     def _check_capacities(self) -> None:
         """Slots count from their reservation on, so there are never more than there is room for."""
-        for tier, capacity in (("host", self.setup.host_pages), ("disk", self.setup.disk_pages)):
-            used = getattr(self.manager, f"get_num_used_{tier}_pages", None)
-            if capacity is not None and callable(used):
-                what = f"{tier} pages are in use: {used(0)} of {capacity}"
-                demand("TIER-1", used(0) <= capacity, what)
+        tiers: list[tuple[Literal["host", "disk"], int | None]] = [
+            ("host", self.setup.host_pages),
+            ("disk", self.setup.disk_pages),
+        ]
+        for tier, capacity in tiers:
+            told = callable(getattr(self.manager, f"get_num_used_{tier}_pages", None))
+            if capacity is not None and told:
+                used = self.used(tier)
+                demand("TIER-1", used <= capacity, f"{tier} pages in use: {used} of {capacity}")
 
     def _pinned(self, replica: int) -> set[int]:
         """Pages of the replica that transfers in flight read or write."""

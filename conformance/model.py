@@ -434,10 +434,11 @@ class Model:
         """
         request = self.requests[ctx.request_id]
         found = self.find(ctx, request.replica, request)
-        for hits in range(found.must, found.may + 1):
-            needed, free = self.need(ctx, request, hits, pinned)
-            if needed > free:
-                return
+        lengths = range(found.must, found.may + 1)
+        needs = [self.need(ctx, request, hits, pinned) for hits in lengths]
+        if any(needed > free for needed, free in needs):
+            return
+        needed, free = needs[-1]
         raise Violation(
             "ALLOC-1",
             f"alloc of {ctx.request_id!r} was refused, but it needed {needed} pages and {free} "

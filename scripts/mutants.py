@@ -16,10 +16,12 @@ import ast
 import importlib
 import inspect
 import logging
+import multiprocessing
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -54,7 +56,14 @@ POINTLESS = re.compile("Eq_Is|Is_Eq|NotEq_IsNot|IsNot_NotEq|NoOp|Decorator|Varia
 DROP = "drop a statement"
 """What cosmic-ray does not do: leave out one line."""
 
-EXAMPLES, CHECK_TIMEOUT_S = 20, 20
+EXAMPLES = 20
+"""Generated runs per check."""
+
+CHECK_TIMEOUT_S, MUTANT_TIMEOUT_S = 20, 300
+"""Longest a check, and all checks of a mutant, may take; a mutant that takes longer is killed."""
+
+FORK = multiprocessing.get_context("fork")
+"""Starts at once, with all that is imported here."""
 
 RESULT_TITLE = "## What a tool makes of it"
 
@@ -162,20 +171,30 @@ def functions_of(module: ModuleType) -> Iterator[FunctionType]:
                 yield found
 
 
-def killer_of(mutation: Mutation, checks: list[Check]) -> Check | None:
-    """The check that kills a mutant, if one does."""
+def killer_of(mutation: Mutation, checks: Sequence[Check]) -> str | None:
+    """The check that fails on a mutant; in a process of its own, because a mutant may not end."""
+    found = FORK.SimpleQueue()
+    child = FORK.Process(target=run_checks, args=(mutation, checks, found))
+    child.start()
+    child.join(MUTANT_TIMEOUT_S)
+    child.kill()
+    child.join()
+    if child.exitcode != 0:
+        return "no end"
+    return None if found.empty() else found.get()
+
+
+def run_checks(
+    mutation: Mutation, checks: Sequence[Check], found: "multiprocessing.SimpleQueue[str]"
+) -> None:
+    """Run checks on a mutant until one fails; ``found`` gets its name."""
     implementation = broken_reference("mutant", [mutation.edit], should_rules())
     twin = broken_reference("untouched", (), should_rules())
     plan = Plan(implementation, "", twin, examples=EXAMPLES, timeout_s=CHECK_TIMEOUT_S)
-    cited = set(re.findall(r"[A-Z]+-\d+", mutation.function.__doc__ or ""))
-
-    def likelihood(check: Check) -> tuple[bool, bool]:
-        return check.id.startswith("generated."), check.rule.id not in cited
-
-    for check in sorted(checks, key=likelihood):
+    for check in checks:
         if run_check(check, plan).status == "failed":
-            return check
-    return None
+            found.put(check.id)
+            return
 
 
 def main() -> None:
@@ -210,21 +229,35 @@ def result_of(sites: list[Site]) -> str:
     # What is about parameters and files cannot tell these mutants from the reference.
     checks = [check for check in all_checks() if "vocabulary" not in check.needs]
     logging.disable(logging.WARNING)
-    made: dict[str, int] = {}
+    made: Counter[str] = Counter()
+    kills: Counter[str] = Counter()
     survivors: list[Mutation] = []
     with progress_bar() as progress:
         for site in progress.track(sites, description="mutants"):
             mutation = mutation_at(site)
             if mutation is None:
                 continue
-            name = mutation.where.partition(":")[0]
-            made[name] = made.get(name, 0) + 1
-            if killer_of(mutation, checks) is None:
+            made[mutation.where.partition(":")[0]] += 1
+            killer = killer_of(mutation, by_likelihood(checks, mutation, kills))
+            if killer is None:
                 survivors.append(mutation)
+            else:
+                kills[killer] += 1
     return scores(made, survivors) + "\n" + table_of(survivors)
 
 
-def scores(made: dict[str, int], survivors: list[Mutation]) -> str:
+def by_likelihood(checks: Sequence[Check], mutation: Mutation, kills: Counter[str]) -> list[Check]:
+    """Checks of the rules that the function cites first, then those that killed most so far."""
+    cited = set(re.findall(r"[A-Z]+-\d+", mutation.function.__doc__ or ""))
+
+    def place(check: Check) -> tuple[bool, bool, int]:
+        slow = check.id.startswith("generated.")
+        return slow, check.rule.id not in cited, -kills[check.id]
+
+    return sorted(checks, key=place)
+
+
+def scores(made: Counter[str], survivors: list[Mutation]) -> str:
     """How many mutants of each module were killed."""
     lines = ["| module | mutants | killed | score |", "|---|---:|---:|---:|"]
     for name, total in sorted(made.items()):

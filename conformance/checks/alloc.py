@@ -192,6 +192,7 @@ def a_refusal_makes_nobody_younger_below(bench: Bench) -> None:
     _makes_no_difference(bench, "ALLOC-2", refuse, "a refused allocation", host_pages=6)
 
 
+# Any: fields of a setup, which checks them.
 def _makes_no_difference(
     bench: Bench, rule: str, aside: Callable[[Driver], None], what: str, **options: Any
 ) -> None:
@@ -237,6 +238,22 @@ def a_covered_request_needs_no_free_page(bench: Bench) -> None:
     for _ in range(min(bench.size, 8) - 1):
         driver.alloc(ctx)
         driver.forward(ctx)
+
+
+@check("ALLOC-3")
+def a_request_that_needs_less_keeps_its_pages(bench: Bench) -> None:
+    """A request whose next forward became shorter neither loses pages nor takes any."""
+    driver, size = bench.driver(), bench.size
+    ctx = driver.admit(bench.prompt(4))
+    pages = driver.pages(ctx)
+    for end in (size, 3 * size):
+        driver.chunk(ctx, end - _window(ctx))
+        driver.alloc(ctx)
+        expect("ALLOC-3", driver.pages(ctx), pages, "pages of a request that had more than enough")
+        driver.forward(ctx)
+    driver.alloc(ctx)
+    driver.forward(ctx)
+    expect("ALLOC-3", driver.pages(ctx), pages, "pages in the end")
 
 
 @check("ALLOC-3", needs=("prefix",))
@@ -638,3 +655,60 @@ def a_look_up_makes_nobody_younger_below(bench: Bench) -> None:
         driver.probe(driver.request(bench.prompt(2), request_id="stranger"))
 
     _makes_no_difference(bench, "ALLOC-14", look_up, "a look-up", host_pages=6)
+
+
+@check("ALLOC-7", needs=("prefix",))
+def what_is_hit_is_not_evicted_for_what_is_computed(bench: Bench) -> None:
+    """Where all free pages are cached, none that is hit is taken for the tokens after the hit."""
+    for order in ((0, 1), (1, 0)):
+        driver = bench.driver()
+        holders = [driver.hold(bench.prompt(4, start, more=0)) for start in (0, 50)]
+        for n in order:
+            driver.release(holders[n])
+        ctx = driver.admit(bench.prompt(6, more=0))
+        expect("ALLOC-7", _window(ctx), 4 * bench.size, "tokens found cached")
+        driver.forward(ctx)
+
+
+@check("ALLOC-4", needs=("prefix",))
+def a_long_prefix_is_hit_to_its_end(bench: Bench) -> None:
+    """However many pages a cached prefix has, all of them are hit."""
+    driver = bench.driver(total_num_pages=80)
+    driver.serve(bench.prompt(70))
+    for pages in (70, 33):
+        expect("ALLOC-4", driver.hit(bench.prompt(pages)), pages, "blocks hit")
+
+
+@check("ALLOC-4", needs=("prefix",))
+def nothing_behind_a_gap_on_the_device_is_hit(bench: Bench) -> None:
+    """A chain whose root was cached by another request, and is evicted, is not hit behind it."""
+    driver = bench.driver(deduplication="keep")
+    short, long = driver.admit(bench.prompt(1)), driver.admit(bench.prompt(3))
+    driver.forward(short)
+    driver.forward(long)
+    driver.release(short)
+    driver.evict_all()
+    driver.hit(bench.prompt(3))  # What may be hit depends on whether doubles are visible.
+
+
+@check("ALLOC-9", "CLAIM-4", needs=("dummy",))
+def a_dummy_is_told_of_no_cached_prefix(bench: Bench) -> None:
+    """``cached_prefix_length`` of a dummy stays as it is, also when it is allocated."""
+    driver = bench.driver()
+    driver.claim_dummy("dummy")
+    ctx = driver.request(bench.prompt(1), request_id="dummy")
+    driver.alloc(ctx)
+    expect("ALLOC-9", ctx.cached_prefix_length, None, "tokens that a dummy found cached")
+
+
+@check("ALLOC-14", needs=("probes", "replicas"))
+def the_share_of_pages_is_that_of_the_replica(bench: Bench) -> None:
+    """``get_pct_used_blocks_after_allocation`` counts the pages of the replica that it is given."""
+    driver = bench.driver(replicas=2)
+    driver.admit(bench.prompt(4))
+    for replica, start in ((1, 50), (0, 100)):
+        ctx = driver.claim(driver.request(bench.prompt(1, start)), replica)
+        told = driver.fraction_after(ctx)
+        driver.alloc(ctx)
+        used = 8 - driver.manager.num_free_blocks(replica)
+        expect("ALLOC-14", told * 8, used, f"pages in use on replica {replica}")

@@ -6,6 +6,7 @@ from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.violation import demand, expect
 from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import AllocPendingError, NoPlannedAllocError
+from pagedkv.reference.tier_names import FailReason
 
 
 def _begun(bench: Bench, driver: Driver, pages: int = 2, replica: int = 0) -> TextContext:
@@ -143,14 +144,16 @@ def a_source_that_failed_is_not_asked_again(bench: Bench) -> None:
 @check("ALLOC-11", needs=("transfers", "host"))
 def only_the_blocks_at_fault_are_avoided(bench: Bench) -> None:
     """Blocks before the one at fault are loaded again, and hit."""
-    driver = bench.with_chain_below(3)
-    ctx = _begun(bench, driver, 3)
-    driver.fail_block(ctx, 1, "io_error")
-    demand("ALLOC-11", not driver.finish(ctx), "an allocation was served by a failed load")
-    driver.begin(ctx)
-    driver.land_all()
-    _finish(driver, ctx, bench.size)
-    driver.forward(ctx)
+    reasons: tuple[FailReason, ...] = ("io_error", "timeout")
+    for reason in reasons:
+        driver = bench.with_chain_below(3)
+        ctx = _begun(bench, driver, 3)
+        driver.fail_block(ctx, 1, reason)
+        demand("ALLOC-11", not driver.finish(ctx), "an allocation was served by a failed load")
+        driver.begin(ctx)
+        driver.land_all()
+        _finish(driver, ctx, bench.size)
+        driver.forward(ctx)
 
 
 @check("ALLOC-11", needs=("transfers", "host", "disk"))
@@ -158,6 +161,8 @@ def after_a_failure_the_next_source_serves(bench: Bench) -> None:
     """A block that host memory fails to deliver is loaded from disk; if that fails, computed."""
     for disk_works in (True, False):
         driver = bench.with_chain_below(2, disk_pages=16)
+        if driver.used("disk") < 2:
+            raise Skip("what is in host memory is not on disk")
         ctx = _begun(bench, driver)
         for source in ("host", "disk"):
             asked = {load.source for load in driver.loads()}
@@ -325,6 +330,10 @@ def a_request_that_waits_is_not_used(bench: Bench) -> None:
     driver.forward(other)
     driver.land_all()
     _finish(driver, ctx, 2 * bench.size)
+    driver.begin(ctx)
+    if driver.can("inputs"):  # It has all that it needs, and yet it waits.
+        refused("ALLOC-13", AllocPendingError, "runtime_inputs", [[other, ctx]])
+    driver.finish(ctx)
     driver.forward(ctx, other)
 
 
@@ -380,3 +389,105 @@ def others_go_on_while_a_request_waits(bench: Bench) -> None:
     driver.land_all()
     _finish(driver, ctx, 2 * bench.size)
     driver.forward(ctx)
+
+
+@check("ALLOC-11", "ALLOC-4", needs=("transfers", "host"))
+def a_source_is_avoided_by_whom_it_failed(bench: Bench) -> None:
+    """A request that was there when the load of another failed still hits the block."""
+    driver = bench.with_chain_below(2)
+    bystander = driver.claim(driver.request(bench.prompt(2)))
+    unlucky = _begun(bench, driver)
+    driver.fail_loads("timeout")
+    demand("ALLOC-11", not driver.finish(unlucky), "an allocation was served by a failed load")
+    driver.begin(bystander)
+    driver.land_all()
+    _finish(driver, bystander, 2 * bench.size)
+    driver.forward(bystander)
+
+
+@check("ALLOC-11", needs=("transfers", "replicas"))
+def after_a_failed_copy_another_replica_serves(bench: Bench) -> None:
+    """Of two replicas that have a block, the second one is asked when the first has failed."""
+    driver = bench.controlled(replicas=3)
+    twins = [driver.admit(bench.prompt(2), replica) for replica in (1, 2)]
+    driver.forward(*twins)
+    ctx = _begun(bench, driver)
+    first = {load.source_replica for load in driver.loads()}
+    if not first:
+        raise Skip("replicas do not copy from each other")
+    driver.fail_loads("timeout")
+    demand("ALLOC-11", not driver.finish(ctx), "an allocation was served by a failed load")
+    driver.begin(ctx)
+    second = {load.source_replica for load in driver.loads()}
+    expect("ALLOC-11", second, {1, 2} - first, f"replicas that are asked after {first}")
+    driver.land_all()
+    _finish(driver, ctx, 2 * bench.size)
+    driver.forward(ctx)
+
+
+@check("ALLOC-12", "ALLOC-8", needs=("transfers", "host"))
+def a_cancelled_hit_over_own_pages_gives_all_back(bench: Bench) -> None:
+    """A request that holds pages for what it would hit holds those, and no more, afterwards."""
+    driver, size = bench.controlled(host_pages=16, total_num_pages=12), bench.size
+    ctx = driver.request(bench.prompt(5))
+    driver.chunk(ctx, 3 * size)
+    driver.claim(ctx)
+    driver.begin(ctx)
+    _finish(driver, ctx, 0)
+    driver.compute(ctx)
+    driver.update(ctx)
+    driver.rewind(ctx, 3 * size)
+    own = driver.pages(ctx)
+    driver.serve(bench.prompt(5))
+    driver.land_all()
+    driver.evict_all()
+    driver.land_all()
+    for _ in range(2):
+        driver.begin(ctx)
+        driver.cancel(ctx)
+        driver.land_all()
+        expect("ALLOC-12", driver.pages(ctx), own, "pages of the request")
+        driver.evict_all()
+    driver.begin(ctx)
+    driver.land_all()
+    _finish(driver, ctx, 5 * size)
+    driver.forward(ctx)
+
+
+@check("ALLOC-11", needs=("transfers", "host"))
+def a_source_is_avoided_as_long_as_the_request_lives(bench: Bench) -> None:
+    """A block whose load has failed is not asked for again when the request needs more pages."""
+    driver, size = bench.with_chain_below(3), bench.size
+    ctx = _begun(bench, driver, 3)
+    driver.fail_block(ctx, 2, "timeout")
+    demand("ALLOC-11", not driver.finish(ctx), "an allocation was served by a failed load")
+    driver.chunk(ctx, 2 * size + 1)
+    driver.begin(ctx)
+    driver.land_all()
+    _finish(driver, ctx, 2 * size)
+    driver.forward(ctx)
+    driver.begin(ctx)
+    expect("ALLOC-11", _loads(driver), set(), "loads of a block that has failed this request")
+    _finish(driver, ctx, 2 * size + 1)
+    driver.forward(ctx)
+
+
+@check("ALLOC-11", "STORE-4", needs=("transfers", "store"))
+def all_stores_are_one_source(bench: Bench) -> None:
+    """A block that a store has failed to deliver is asked for in no further store."""
+    driver = bench.controlled(store=True, model_fingerprint="weights")
+    endpoint = f"{driver.setup.store_endpoint}-further"
+    for other in (bench.beside(driver), bench.beside(driver, store_endpoint=endpoint)):
+        other.serve(bench.prompt(2))
+        other.evict_all()
+        other.land_all()
+    driver.may_ask_the_store_of(other)
+    request = driver.request(bench.prompt(2), external_block_metadata={"endpoints": [endpoint]})
+    ctx = driver.claim(request)
+    driver.begin(ctx)
+    demand("ALLOC-11", bool(driver.loads()), "nothing is loaded from a store")
+    driver.fail_loads("timeout")
+    demand("ALLOC-11", not driver.finish(ctx), "an allocation was served by a failed load")
+    driver.begin(ctx)
+    expect("ALLOC-11", _loads(driver), set(), "loads from stores when one has failed")
+    _finish(driver, ctx, 0)

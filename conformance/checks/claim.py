@@ -2,6 +2,7 @@
 
 from pagedkv.conformance.bench import Bench
 from pagedkv.conformance.check import check
+from pagedkv.conformance.driver import raises
 from pagedkv.conformance.violation import demand, expect
 from pagedkv.reference.errors import (
     AlreadyClaimedError,
@@ -111,6 +112,26 @@ def a_request_is_unknown_on_other_replicas(bench: Bench) -> None:
     driver.refused("CLAIM-2", UnknownRequestError, "release", ctx.request_id, 0)
     driver.refused("CLAIM-2", UnknownRequestError, "step", [[ctx], []])
     driver.forward(ctx)
+
+
+@check("CLAIM-2", "CLAIM-1")
+def a_request_is_contained_where_it_lives(bench: Bench) -> None:
+    """``contains`` says yes from the claim to the release, on the request's own replica only."""
+    replicas = 2 if "replicas" in bench.implementation.capabilities else 1
+    driver = bench.driver(replicas=replicas)
+    bench.has("contains")
+
+    def contained() -> list[bool]:
+        return [driver.manager.contains("request", replica) for replica in range(replicas)]
+
+    nowhere = [False] * replicas
+    expect("CLAIM-2", contained(), nowhere, "an id that was never claimed, by replica")
+    ctx = driver.claim(driver.request(bench.prompt(1), request_id="request"), replicas - 1)
+    expect("CLAIM-2", contained(), [*nowhere[1:], True], "a claimed id, by replica")
+    driver.alloc(ctx)
+    expect("CLAIM-2", contained(), [*nowhere[1:], True], "an id with pages, by replica")
+    driver.release(ctx)
+    expect("CLAIM-2", contained(), nowhere, "a released id, by replica")
 
 
 @check("CLAIM-2", "REL-1")
@@ -279,13 +300,13 @@ def a_reservation_ends_however_its_body_ends(bench: Bench) -> None:
     driver = bench.driver()
     driver.serve(bench.prompt(2))
     ctx = driver.request(bench.prompt(3))
-    try:
+
+    def interrupt() -> None:
         with driver.reserve([ctx]):
             raise Interruption
-    except Interruption:
-        pass
-    else:
-        demand("CLAIM-5", False, "an exception inside a reservation was swallowed")
+
+    with raises("CLAIM-5", Interruption, "a reservation that is interrupted"):
+        interrupt()
     expect("CLAIM-5", ctx.tokens.processed_length, 0, "start of the window afterwards")
     driver.alloc(driver.claim(ctx))
 
@@ -298,3 +319,23 @@ def a_reservation_commits_nothing(bench: Bench) -> None:
     with driver.reserve([ctx]):
         driver.compute(ctx)
     expect("CLAIM-5", driver.hit(bench.prompt(2)), 0, "blocks of a reservation that are hit")
+
+
+@check("CLAIM-3")
+def no_question_is_answered_for_a_replica_that_does_not_exist(bench: Bench) -> None:
+    """Whether a request lives there, and how many pages there are, is refused as well."""
+    driver = bench.driver()
+    ctx = driver.admit(bench.prompt(1))
+    questions: dict[str, tuple[object, ...]] = {
+        "contains": (ctx.request_id,),
+        "get_pct_used_blocks_after_allocation": (ctx,),
+        "total_num_blocks": (),
+        "get_num_pages": (),
+        "get_num_used_pages": (),
+        "get_device_buffer": (),
+        "pending_transfers_exist": (),
+    }
+    for method, about in questions.items():
+        if callable(getattr(driver.manager, method, None)):
+            for replica in (1, -1):
+                driver.refused("CLAIM-3", ReplicaIndexError, method, *about, replica)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pagedkv.conformance.bench import Bench
+from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
 from pagedkv.conformance.driver import raises
 from pagedkv.conformance.violation import demand, expect
@@ -27,9 +27,11 @@ def calls_on(ctx: TextContext) -> list[tuple[str, tuple[Any, ...]]]:
         ("finish_alloc", (ctx, 0)),
         ("cancel_alloc", (name, 0)),
         ("reserve", ([[ctx]],)),
+        ("reserve", ([[]],)),
         ("runtime_inputs", ([[ctx]],)),
         ("runtime_inputs_for_leaf", ([[ctx]],)),
         ("step", ([[ctx]],)),
+        ("step", ([[]],)),
         ("land", ("onload-1",)),
         ("fail", ("onload-1", "timeout")),
         ("in_flight", ()),
@@ -97,13 +99,14 @@ def what_is_in_flight_arrives_in_the_store(bench: Bench) -> None:
 @check("CLOSE-1", "NS-4", needs=("shutdown", "disk", "transfers"))
 def what_is_in_flight_arrives_on_disk(bench: Bench) -> None:
     """Offloads on their way into host memory go on to the disk, and so do writes."""
-    bench.follows("TIER-2")
     bench.writes("through")
-    for landed in range(2):
+    for landed in (True, False):
         driver = bench.controlled(host_pages=8, disk_pages=8, write_policy="through", **NAMED)
         driver.serve(bench.prompt(2))
         for transfer in driver.in_flight() if landed else ():
             driver.land(transfer)
+        if landed and not driver.in_flight():
+            raise Skip("what lands in host memory is not written to disk at once")
         demand("CLOSE-1", bool(driver.in_flight()), "nothing is offloaded")
         restarted = bench.restart(driver, auto_land=True)
         expect("CLOSE-1", restarted.hit(bench.prompt(2)), 2, "blocks that have arrived")

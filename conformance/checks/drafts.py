@@ -6,6 +6,8 @@ from pagedkv.conformance.bench import Bench
 from pagedkv.conformance.check import check
 from pagedkv.conformance.violation import expect
 
+# Any, below: fields of setups, which check them.
+
 LOOK_AHEAD: tuple[dict[str, Any], ...] = (
     {"speculative_method": "eagle", "num_draft_tokens": 1},
     {"speculative_method": "mtp", "num_draft_tokens": 1},

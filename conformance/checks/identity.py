@@ -14,6 +14,8 @@ from pagedkv.reference.identity import page_digest, page_key, root_digest
 from pagedkv.reference.params import HashAlgorithm
 from pagedkv.reference.tokens import TokenHashOverride
 
+# Any, below: options of contexts and of setups, which check them.
+
 ALGORITHMS: tuple[HashAlgorithm, ...] = ("sha256", "sha256_64", "xxh3_128")
 
 
@@ -111,6 +113,8 @@ def tokens_are_wide_numbers_in_order(bench: Bench) -> None:
         ([5], [-5]),
         ([2**63 - 1], [-(2**63)]),
         ([0], [2**62]),
+        ([0], [2**61 - 1]),
+        ([-1], [-2]),
         ([1, 23], [12, 3]),
         ([1, 2], [2, 1]),
     ):
@@ -185,7 +189,7 @@ def equal_managers_give_equal_identities(bench: Bench) -> None:
     expect("ID-3", seen[1], seen[0], "keys of the same blocks")
 
 
-TENANTS: tuple[dict[str, str | None], ...] = tuple(
+TENANTS: tuple[dict[str, Any], ...] = tuple(
     {"cache_salt": salt, "adapter": adapter}
     for salt, adapter in product((None, "", "a", "b"), (None, "", "a", "b"))
 )
@@ -202,6 +206,26 @@ def tenants_share_nothing(bench: Bench) -> None:
         for earlier in TENANTS[: n + 1]:
             hits = driver.hit(bench.prompt(2), **earlier)
             expect("ID-4", hits, 2, f"blocks that {earlier} hits after {tenant}")
+
+
+@check("ID-4", needs=("prefix",))
+def salts_are_compared_as_they_are(bench: Bench) -> None:
+    """Salts that differ in case, spaces, accents or late in a long text are different salts."""
+    driver = bench.driver(total_num_pages=4)
+    long = "tenant" * 20
+    for one, other in (
+        ("tenant", "Tenant"),
+        ("tenant", "tenant "),
+        ("tenant", "tenant\0"),
+        ("é", "e\u0301"),
+        ("é", "e"),
+        (f"{long} 1", f"{long} 2"),
+        ("None", None),
+    ):
+        ctx = driver.hold(bench.prompt(1), cache_salt=one)
+        hits = driver.hit(bench.prompt(1), cache_salt=other)
+        expect("ID-4", hits, 0, f"blocks of {one!r} that {other!r} hits")
+        driver.release(ctx)
 
 
 @check("ID-4", "ID-6", needs=("prefix",))
@@ -261,6 +285,25 @@ def where_content_stands_counts(bench: Bench) -> None:
         driver.serve(prompt, token_hash_overrides=overrides)
         expect("ID-5", driver.hit(prompt, token_hash_overrides=overrides), 3, "blocks of the same")
     expect("ID-5", driver.hit(prompt), 2, "blocks hit without any content")
+
+
+@check("ID-5", needs=("prefix",))
+def the_parts_of_content_are_told_apart(bench: Bench) -> None:
+    """What ends in one part and begins in the next is other content, however it reads in a row."""
+    driver, size = bench.driver(), bench.size
+    first, last = 0, size - 1
+    for one, other in (
+        ([TokenHashOverride(first, 12, "3")], [TokenHashOverride(first, 1, "23")]),
+        ([TokenHashOverride(first, 1, "a")], [TokenHashOverride(first, 1, "")]),
+        (
+            [TokenHashOverride(first, 1, "a"), TokenHashOverride(last, 2, "b")],
+            [TokenHashOverride(first, 2, "b"), TokenHashOverride(last, 1, "a")],
+        ),
+    ):
+        ctx = driver.hold(bench.prompt(1), token_hash_overrides=one)
+        hits = driver.hit(bench.prompt(1), token_hash_overrides=other)
+        expect("ID-5", hits, 0, f"blocks of {one} that {other} hits")
+        driver.release(ctx)
 
 
 @check("ID-5", needs=("prefix",))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pagedkv.conformance.bench import Bench
+from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
 from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.forward_inputs import inputs_per_device
@@ -267,7 +267,7 @@ def every_shard_gets_the_table_of_its_replica(bench: Bench) -> None:
 @check("INPUT-5", needs=("inputs",))
 def lengths_are_those_of_the_windows(bench: Bench) -> None:
     """Cached, computed and decoded tokens are told apart for each request of a batch."""
-    driver = bench.driver(total_num_pages=12)
+    driver = bench.driver(total_num_pages=20)
     driver.serve(bench.prompt(2))
     hit, fresh = driver.admit(bench.prompt(3)), driver.admit(bench.prompt(1, 50, more=2))
     chunked = driver.claim(driver.request(bench.prompt(2, 90)))
@@ -359,3 +359,22 @@ def addresses_stay(bench: Bench) -> None:
     }
     expect("INPUT-7", len(seen), 1, "sets of addresses that were seen")
     expect("INPUT-7", len(set(next(iter(seen)))), 2, "shards with memory of their own")
+
+
+@check("MEM-2", "INPUT-7", needs=("inputs", "memory"))
+def forwards_get_the_memory_of_their_replica(bench: Bench) -> None:
+    """Blocks and scales among the inputs are the pages that the manager keeps, and no copies."""
+    can = bench.implementation.capabilities.__contains__
+    shape = {"replicas": 2 if can("replicas") else 1, "shards": 2}
+    for cache in ["mha"] + ["fp8"] * can("fp8") + ["mla"] * can("mla") + ["tree"] * can("multi"):
+        driver = bench.driver(cache=cache, **shape)
+        devices = list(inputs_per_device(driver.manager.runtime_inputs([[]] * shape["replicas"])))
+        for replica in range(shape["replicas"]):
+            buffers = driver.manager.get_device_buffer(replica).all_buffers
+            shards = [d for n, d in enumerate(devices) if n // 2 % shape["replicas"] == replica]
+            given = [getattr(d, name, None) for d in shards for name in ("kv_blocks", "kv_scales")]
+            places = sorted(tensor.data_ptr() for tensor in given if tensor is not None)
+            if not places:
+                raise Skip("blocks are not among the inputs")
+            expected = sorted(buffer.data_ptr() for buffer in buffers)
+            expect("MEM-2", places, expected, f"memory of replica {replica}")

@@ -10,6 +10,8 @@ from pagedkv.reference.errors import LayoutMismatchError
 from pagedkv.reference.events import DiskOpened
 from pagedkv.reference.identity import page_key
 
+# Any, below: fields of setups, which check them.
+
 DISK: dict[str, Any] = {"host_pages": 16, "disk_pages": 16}
 """A disk behind host memory, both large enough for everything."""
 
@@ -280,6 +282,17 @@ def a_write_that_failed_is_not_found_by_a_restart(bench: Bench) -> None:
     expect("NS-4", restarted.hit(bench.prompt(2)), 0, "blocks hit that could not be written")
 
 
+@check("TIER-4", "NS-4", needs=("disk",))
+def a_smaller_disk_keeps_the_roots(bench: Bench) -> None:
+    """If there is less room after a restart, chains lose their leaves, oldest chain first."""
+    bench.writes("through")
+    driver = _on_disk(bench, write_policy="through")
+    driver.serve(bench.prompt(2, 50))
+    restarted = bench.restart(driver, disk_pages=4)
+    expect("TIER-4", restarted.hit(bench.prompt(2, 50)), 2, "blocks hit of the younger chain")
+    expect("TIER-4", restarted.hit(bench.prompt(3)), 2, "blocks hit of the older chain")
+
+
 @check("TIER-4", "NS-4", needs=("disk", "events"))
 def a_restart_finds_the_oldest_blocks_first(bench: Bench) -> None:
     """Blocks on disk keep their age over a restart: chain by chain, leaf before root."""
@@ -294,3 +307,13 @@ def a_restart_finds_the_oldest_blocks_first(bench: Bench) -> None:
     bench.restart(driver, tracer=recording)
     [opened] = [event for event in recording if isinstance(event, DiskOpened)]
     expect("NS-4", list(opened.keys), chains, "blocks on disk, oldest first")
+
+
+@check("NS-3", needs=("disk",))
+def another_layout_is_refused_whatever_the_weights(bench: Bench) -> None:
+    """Blocks of another layout are no less so under another fingerprint, or under none."""
+    driver = _on_disk(bench)
+    for fingerprint in ("other weights", None):
+        _refused_start(bench, driver, layers=3, model_fingerprint=fingerprint)
+    restarted = bench.restart(driver)
+    expect("NS-3", restarted.hit(bench.prompt(3)), 3, "blocks hit after the refused starts")

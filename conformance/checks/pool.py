@@ -1,5 +1,6 @@
 """POOL: the pages of a replica, and which of them goes next."""
 
+from collections.abc import Collection
 from itertools import permutations
 
 from pagedkv.conformance.bench import Bench, Skip
@@ -74,6 +75,19 @@ def twins_in_one_batch_end_independently(bench: Bench) -> None:
             driver.alloc(twins[order[1]])
             driver.forward(twins[order[1]])
             driver.release(twins[order[1]])
+
+
+@check("POOL-2", "STEP-4")
+def a_cached_page_that_is_swapped_in_is_held(bench: Bench) -> None:
+    """If a step gives a request a page that nobody held, it is not taken for another one."""
+    driver = bench.driver()
+    late, early = (driver.admit(bench.prompt(2)) for _ in range(2))
+    driver.forward(early)
+    driver.release(early)
+    driver.forward(late)
+    driver.evict_all()
+    driver.alloc(late)
+    driver.forward(late)
 
 
 @check("POOL-2")
@@ -450,6 +464,12 @@ def a_busy_server_without_a_cache_loses_no_page(bench: Bench) -> None:
     _serve_all(bench, bench.driver(total_num_pages=6, enable_prefix_caching=False))
 
 
+@check("POOL-9", "RESET-2", needs=("reset",))
+def a_busy_server_that_is_reset_loses_no_page(bench: Bench) -> None:
+    """The same with resets in the middle of it."""
+    _serve_all(bench, bench.driver(total_num_pages=6), resets=(5, 6, 15))
+
+
 @check("POOL-9", needs=("host",))
 def a_busy_server_with_tiers_loses_no_page(bench: Bench) -> None:
     """The same with a host tier too small for all of it."""
@@ -462,13 +482,15 @@ def busy_replicas_lose_no_page(bench: Bench) -> None:
     _serve_all(bench, bench.driver(total_num_pages=6, replicas=2))
 
 
-def _serve_all(bench: Bench, driver: Driver) -> None:
+def _serve_all(bench: Bench, driver: Driver, resets: Collection[int] = ()) -> None:
     """Serve requests that together need far more pages than there are, as a scheduler does."""
     replicas = range(driver.setup.replicas)
     waiting = [driver.request(bench.prompt(1 + n % 3, n % 2, more=-(n % 3))) for n in range(12)]
     done = {ctx.request_id: len(ctx) + 8 for ctx in waiting}
     running: dict[TextContext, int] = {}
     for turn in range(2_000):
+        if turn in resets:
+            driver.reset()
         if waiting:
             _admit_next(driver, waiting, running, turn % len(replicas))
         for ctx in list(running):

@@ -1,18 +1,20 @@
 """The recorded runs that come with the package, replayed: one check for each that calls can replay."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import CheckFunction, check
 from pagedkv.conformance.implementation import Capability
 from pagedkv.conformance.trace_replay import NotReplayableError, refuse_environment, replay_trace
+from pagedkv.reference.events import Claimed, Event, PrefixCacheReset
 from pagedkv.traces.events.reader import EventTrace
 from pagedkv.traces.events.setup import RunSetup
 from pagedkv.traces.events.shipped import RecordedRun, recorded_runs
 
 
-def _needs(setup: RunSetup) -> tuple[Capability, ...]:
-    """What a manager has to be able to do to be set up like this."""
+def _needs(setup: RunSetup, events: Sequence[Event]) -> tuple[Capability, ...]:
+    """What a manager has to be able to do to be set up like this, and for these calls."""
     wanted: dict[Capability, bool] = {
         "prefix": setup.enable_prefix_caching,
         "replicas": setup.replicas > 1,
@@ -20,6 +22,8 @@ def _needs(setup: RunSetup) -> tuple[Capability, ...]:
         "disk": setup.disk_pages is not None,
         "store": setup.store,
         "speculative": setup.speculative_method is not None,
+        "dummy": any(isinstance(event, Claimed) and event.dummy for event in events),
+        "reset": any(isinstance(event, PrefixCacheReset) for event in events),
     }
     return tuple(capability for capability, is_wanted in wanted.items() if is_wanted)
 
@@ -50,4 +54,4 @@ def _check_of(run: RecordedRun, trace: EventTrace) -> CheckFunction:
 for _run in recorded_runs().values():
     _trace = EventTrace(_run.path)
     if _is_replayable(_trace):
-        check(*_run.rules, needs=_needs(_trace.header.setup))(_check_of(_run, _trace))
+        check(*_run.rules, needs=_needs(_trace.header.setup, list(_trace)))(_check_of(_run, _trace))

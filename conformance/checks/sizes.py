@@ -90,6 +90,8 @@ def the_longest_request_that_fits_fits(bench: Bench) -> None:
         given = params(speculative_method=method, num_draft_tokens=drafts)
         memory = 9 * given.bytes_per_block
         longest = compute_max_seq_len_fitting_in_cache(given, memory)
+        needed = longest + 3 * drafts + (method == "dflash")
+        demand("SIZE-1", needed <= 8 * 8, f"with {method}, {longest} tokens need {needed} slots")
         compute_num_device_blocks(given, memory, 1, longest, require_max_seq_len_fits=True)
         try:
             compute_num_device_blocks(given, memory, 1, longest + 1, require_max_seq_len_fits=True)

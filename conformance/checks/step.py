@@ -179,7 +179,7 @@ def a_placeholder_is_not_committed(bench: Bench) -> None:
 @check("STEP-2", needs=("speculative",))
 def drafts_are_not_committed(bench: Bench) -> None:
     """Draft tokens fill no page, neither those to verify nor those that may be accepted."""
-    driver = bench.driver(speculative_method="standalone", num_draft_tokens=2)
+    driver = bench.driver(speculative_method="standalone", num_draft_tokens=2, total_num_pages=16)
     ctx = driver.admit(bench.prompt(1, more=-1))
     driver.compute(ctx)
     driver.update(ctx)
@@ -200,6 +200,18 @@ def requests_of_one_batch_commit_each_their_own(bench: Bench) -> None:
         expect("STEP-2", driver.hit(bench.prompt(n, 50 * n, more=n)), n, "pages of the batch found")
 
 
+@check("STEP-2", needs=("replicas",))
+def requests_of_all_replicas_are_stepped_at_once(bench: Bench) -> None:
+    """One step commits on each replica what was computed there, equal content included."""
+    driver = bench.driver(replicas=2, enable_dp_cross_replica_prefix_copy=False)
+    batch = [driver.admit(bench.prompt(n + 1), replica) for n in (0, 1) for replica in (0, 1)]
+    driver.forward(*batch)
+    for ctx in batch:
+        driver.release(ctx)
+    for replica in range(2):
+        expect("STEP-2", driver.hit(bench.prompt(3), replica), 2, f"pages on replica {replica}")
+
+
 # --- STEP-3: what is never committed --------------------------------------------------------------
 
 
@@ -216,7 +228,7 @@ def without_prefix_caching_nothing_is_committed(bench: Bench) -> None:
 def dummies_commit_nothing(bench: Bench) -> None:
     """A dummy request in a batch commits nothing and counts nothing; the others do."""
     driver = bench.driver()
-    dummy, ctx = driver.claim_dummy("padding"), driver.admit(bench.prompt(1))
+    dummy, ctx = driver.claim_dummy("padding"), driver.admit(bench.prompt(1, 50))
     dummy.tokens.advance_with_token(1)
     for _ in range(2 * bench.size):
         driver.update(dummy)
@@ -224,7 +236,7 @@ def dummies_commit_nothing(bench: Bench) -> None:
     driver.update(ctx)
     driver.step(dummy, ctx)
     expect("STEP-3", driver.hit([*dummy.tokens.all.tolist(), 0]), 0, "blocks of a dummy found")
-    expect("STEP-3", driver.hit(bench.prompt(1)), 1, "blocks found of a request beside a dummy")
+    expect("STEP-3", driver.hit(bench.prompt(1, 50)), 1, "blocks found of a request beside it")
 
 
 @check("STEP-3", "RESET-2", needs=("reset",))
@@ -350,7 +362,7 @@ def each_commit_offers_the_whole_chain(bench: Bench) -> None:
         driver.fail(transfer, "no_space")
     driver.serve(ctx.tokens.all.tolist())
     again = [key for transfer in driver.in_flight() for key in transfer.keys]
-    expect("STEP-5", again, offered, "blocks offered by a request that has hit them")
+    expect("STEP-5", again[:2], offered, "blocks offered by a request that has hit them")
 
 
 # --- STEP-6: nothing new --------------------------------------------------------------------------
@@ -402,3 +414,19 @@ def a_step_of_nothing_new_uses_no_block(bench: Bench) -> None:
         driver.forward(ctx, token=token)
     used = driver.used("host")
     demand("STEP-6", used == 0, f"{used} blocks of one request were taken for blocks used twice")
+
+
+@check("STEP-2", "LEN-3", needs=("prefix",))
+def a_step_may_come_when_the_next_chunk_is_cut(bench: Bench) -> None:
+    """What a chunk has written is committed, although the window ends short of the prompt again."""
+    driver, size = bench.driver(), bench.size
+    ctx = driver.claim(driver.request(bench.prompt(4)))
+    driver.chunk(ctx, size)
+    for chunks in (1, 2, 3):
+        driver.alloc(ctx)
+        driver.compute(ctx)
+        driver.update(ctx)
+        driver.chunk(ctx, size)
+        driver.alloc(ctx)
+        driver.step(ctx)
+        expect("STEP-2", driver.hit(bench.prompt(4)), chunks, f"blocks hit after {chunks} chunks")

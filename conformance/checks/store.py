@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pagedkv.conformance.bench import Bench
+from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
 from pagedkv.conformance.violation import demand, expect
 
@@ -189,3 +189,40 @@ def other_metadata_is_refused(bench: Bench) -> None:
         ctx.external_block_metadata = metadata
         driver.refused("STORE-4", ValueError, "alloc", ctx, 0)
         driver.release(ctx)
+
+
+@check("STORE-4", "TIER-5", needs=("store", "metrics"))
+def stores_are_asked_in_their_order(bench: Bench) -> None:
+    """What the first store has is fetched there: damage in those after it is not even noticed."""
+    for holder in range(2):
+        driver = bench.driver(**SHARED, head_dim=16)
+        own = driver.setup.store_endpoint
+        others = [bench.beside(driver, store_endpoint=f"{own}-further-{n}") for n in range(2)]
+        stores = [driver, *others][holder:]
+        given = {"endpoints": [other.setup.store_endpoint for other in others]}
+        for store in stores:
+            ctx = store.serve(bench.prompt(2))
+            store.evict_all()
+            driver.may_ask_the_store_of(store)
+        for store in stores[1:]:
+            bench.damage(store, "store", ctx, 0, "flipped")
+        driver.evict_all()
+        found = driver.hit(bench.prompt(2), external_block_metadata=given)
+        expect("STORE-4", found, 2, f"blocks found in store {holder}")
+        failed = driver.metrics().load_blocks_failed
+        expect("STORE-4", failed, 0, "loads that have failed where nobody should have asked")
+
+
+@check("STEP-5", "TIER-9", needs=("store", "disk"))
+def a_full_disk_keeps_nothing_from_the_store(bench: Bench) -> None:
+    """What the disk does not take, for want of budget, is offered to the store all the same."""
+    bench.writes("through")
+    driver = bench.driver(
+        host_pages=8, disk_pages=8, disk_writes_per_day=1, write_policy="through", **SHARED
+    )
+    for start in (0, 50):
+        driver.serve(bench.prompt(1, start))
+    other = bench.beside(driver, host_pages=None, disk_pages=None)
+    if not other.hit(bench.prompt(1)):
+        raise Skip("what is in host memory is not in the store")
+    expect("STEP-5", other.hit(bench.prompt(1, 50)), 1, "blocks in the store, but not on disk")

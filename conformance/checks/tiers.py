@@ -8,6 +8,7 @@ from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.implementation import Capability
 from pagedkv.conformance.violation import demand, expect
 from pagedkv.reference.context import TextContext
+from pagedkv.reference.tokens import TokenHashOverride
 
 ISOLATED = {"replicas": 2, "enable_dp_cross_replica_prefix_copy": False}
 """Replicas that share nothing but the tiers below; the last one shows what those hold."""
@@ -156,8 +157,8 @@ def every_byte_of_every_shard_comes_back(bench: Bench) -> None:
 @check("TIER-3", needs=("host", "bytes", "mla"))
 def every_byte_of_a_latent_comes_back(bench: Bench) -> None:
     """A cache of one latent per token is restored; where shards replicate it, on all of them."""
-    every_byte_comes_back(bench, cache="mla")
-    every_byte_comes_back(bench, cache="mla", shards=2)
+    for shards in (1, 2, 3):
+        every_byte_comes_back(bench, cache="mla", shards=shards)
 
 
 @check("TIER-3", needs=("host", "bytes", "fp8"))
@@ -176,19 +177,32 @@ def every_byte_of_every_cache_comes_back(bench: Bench) -> None:
 @check("TIER-3", "ALLOC-10", needs=("replicas", "bytes"))
 def every_byte_comes_from_another_replica(bench: Bench) -> None:
     """What another replica has computed is right in every shard, whichever way it comes."""
-    host = {"host_pages": 8} if "host" in bench.implementation.capabilities else {}
-    for shape in ({"shards": 2}, host):
-        driver = bench.driver(replicas=2, **shape)
-        driver.serve(bench.prompt(2), 1)
-        driver.forward(driver.admit(bench.prompt(3)))
+    kinds: dict[Capability, dict[str, Any]] = {
+        "bytes": {"shards": 2},
+        "host": {"host_pages": 8},
+        "mla": {"cache": "mla", "shards": 3},
+        "fp8": {"cache": "fp8"},
+        "multi": {"cache": "tree"},
+    }
+    for capability, shape in kinds.items():
+        if capability in bench.implementation.capabilities or capability == "bytes":
+            driver = bench.driver(replicas=2, **shape)
+            driver.serve(bench.prompt(5), 1)
+            driver.forward(driver.admit(bench.prompt(6)))
 
 
 @check("TIER-3", "POOL-7", needs=("host", "bytes"))
 def bytes_below_are_those_of_their_prefix(bench: Bench) -> None:
-    """Equal pages after different prefixes, salts or adapters come back each as it was."""
-    driver = bench.driver(host_pages=16)
+    """Equal pages after other prefixes, salts, adapters or images come back each as it was."""
+    driver = bench.driver(host_pages=32)
     tails = [[7, *bench.prompt(2)], [8, *bench.prompt(2)]]
-    kinds: list[dict[str, Any]] = [{}, {"cache_salt": "a"}, {"adapter": "b"}]
+    media = [TokenHashOverride(1, 5)]
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"cache_salt": "a"},
+        {"adapter": "b"},
+        {"token_hash_overrides": media},
+    ]
     for options in kinds:
         for tokens in tails:
             driver.serve(tokens, **options)
@@ -438,3 +452,29 @@ def a_replicated_latent_takes_the_room_of_one_shard(bench: Bench) -> None:
     """A disk of so many pages takes so many blocks, however many shards hold them."""
     driver = bench.driver(host_pages=5, disk_pages=7, cache="mla", shards=2)
     expect("TIER-10", capacities(driver), [5, 7], "host and disk pages")
+
+
+# --- TIER-3 again: two at once --------------------------------------------------------------------
+
+
+@check("TIER-3", "TIER-2", needs=("host", "disk", "transfers", "replicas", "bytes"))
+def loads_that_overlap_mix_no_bytes(bench: Bench) -> None:
+    """Two replicas read chains with a common root at once: every block is right, wherever it is."""
+    driver = bench.driver(host_pages=8, disk_pages=8, **NAMED)
+    driver.serve(bench.prompt(3))
+    for backwards in (False, True):
+        driver = bench.restart(driver, auto_land=False, **ISOLATED)
+        readers = [
+            driver.claim(driver.request(bench.prompt(pages)), replica)
+            for replica, pages in enumerate((1, 3))
+        ]
+        for ctx in readers:
+            driver.begin(ctx)
+        for transfer in driver.in_flight()[:: -1 if backwards else 1]:
+            driver.land(transfer)
+        driver.land_all()
+        for ctx in readers:
+            driver.finish(ctx)
+            driver.release(ctx)
+        for replica in range(2):
+            driver.hit_below(bench.prompt(3), replica)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pagedkv.conformance.bench import Bench
+from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
 from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.violation import demand, expect
@@ -309,3 +309,75 @@ def transfers_land_in_the_order_of_their_issue(bench: Bench) -> None:
     expect("XFER-6", landed, [transfer.transfer for transfer in issued], "transfers that landed")
     targets = [transfer.target for transfer in issued]
     expect("XFER-6", targets, ["host", "host", "disk", "disk"], "targets, in the order of issue")
+
+
+# --- several transfers at once --------------------------------------------------------------------
+
+
+@check("XFER-1", "TIER-4", needs=("host", "transfers", "replicas"))
+def a_block_that_is_still_read_by_another_is_no_victim(bench: Bench) -> None:
+    """A slot that two loads read is given to nobody when the first of them has landed."""
+    for ends in (Driver.land, fail_in_time):
+        driver = eager(bench, host_pages=1, **(ISOLATED | {"replicas": 3}))
+        driver.serve(bench.prompt(1))
+        driver.land_all()
+        readers = [driver.claim(driver.request(bench.prompt(1)), replica) for replica in (1, 2)]
+        for ctx in readers:
+            driver.begin(ctx)
+        loads = driver.loads()
+        expect("XFER-1", [load.source for load in loads], ["host"] * 2, "where replicas load from")
+        ends(driver, loads[0])
+        driver.serve(bench.prompt(1, 50))
+        offloads = [transfer for transfer in driver.in_flight() if transfer.kind == "offload"]
+        expect("XFER-1", offloads, [], "offloads into a slot that is being read")
+        driver.land_all()
+        demand("XFER-1", driver.finish(readers[1]), "a load failed whose source was there")
+        driver.forward(readers[1])
+
+
+def fail_in_time(driver: Driver, transfer: Any) -> None:
+    """It takes too long; what it was to read is still there."""
+    driver.fail(transfer, "timeout")
+
+
+@check("XFER-1", "TIER-4", needs=("host", "disk", "transfers"))
+def a_block_that_is_being_written_down_is_no_victim(bench: Bench) -> None:
+    """While a write reads a host slot, no offload takes it."""
+    driver = eager(bench, host_pages=1, disk_pages=4)
+    driver.serve(bench.prompt(1))
+    for transfer in driver.in_flight():
+        driver.land(transfer)
+    if not any(transfer.source == "host" for transfer in driver.in_flight()):
+        raise Skip("what lands in host memory is not written to disk at once")
+    driver.serve(bench.prompt(1, 50))
+    offloads = [transfer for transfer in driver.in_flight() if transfer.target == "host"]
+    expect("XFER-1", offloads, [], "offloads into a slot that is being read")
+    driver.land_all()
+    expect("XFER-1", driver.hit_below(bench.prompt(1)), 1, "blocks found below")
+
+
+@check("XFER-1", "POOL-7", needs=("host", "transfers", "replicas"))
+def a_page_is_pinned_until_the_last_transfer_settles(bench: Bench) -> None:
+    """Pages that an offload and copies to two replicas read are free when all three have landed."""
+    for backwards in (False, True):
+        driver = eager(bench, replicas=3)
+        driver.serve(bench.prompt(2), 1)
+        for replica in (0, 2):
+            driver.begin(driver.claim(driver.request(bench.prompt(2)), replica))
+        for transfer in driver.in_flight()[:: -1 if backwards else 1]:
+            driver.land(transfer)
+        expect("XFER-1", driver.manager.num_free_blocks(1), 8, "free pages")
+
+
+@check("XFER-4", "TIER-6", needs=("host", "transfers"))
+def one_block_at_fault_fails_the_whole_offload(bench: Bench) -> None:
+    """An offload that fails through one of its blocks gives the slots of all of them back."""
+    driver = eager(bench, host_pages=2)
+    for at_fault in (0, -1):
+        driver.serve(bench.prompt(2))
+        for transfer in driver.in_flight():
+            driver.fail(transfer, "io_error", [transfer.keys[at_fault]])
+        expect("XFER-4", driver.used("host"), 0, "host pages in use")
+    driver.serve(bench.prompt(2, 50))
+    driver.land_all()
+    expect("XFER-4", driver.hit_below(bench.prompt(2, 50)), 2, "blocks that got the slots")

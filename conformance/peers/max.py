@@ -61,6 +61,7 @@ class MaxManager:
 
     def __init__(self, setup: ManagerSetup) -> None:
         self._page_size = setup.page_size
+        self._replicas = setup.replicas
         self._caching = setup.enable_prefix_caching
         self._manager = PagedKVCacheManager(
             params=_params(setup),
@@ -94,6 +95,7 @@ class MaxManager:
                 self._manager.alloc(context, replica_idx)
             except MaxInsufficientBlocksError as error:
                 raise self._refusal(data, replica_idx) from error
+        self._wait_for_copies()
 
     @contextmanager
     def reserve(self, replica_batches: Sequence[Sequence[Context]]) -> Iterator[None]:
@@ -101,6 +103,7 @@ class MaxManager:
         with ExitStack() as reservation:
             with self._translated(replica_batches) as batches:
                 reservation.enter_context(self._manager.reserve(batches))
+            self._wait_for_copies()
             yield
 
     def step(self, batches: Sequence[Sequence[Context]]) -> None:
@@ -198,6 +201,12 @@ class MaxManager:
     def shutdown(self) -> None:
         """MAX's ``shutdown``."""
         self._manager.shutdown()
+
+    def _wait_for_copies(self) -> None:
+        """MAX queues copies between replicas ahead of its next forward; ours are not in its queue."""
+        for replica in range(self._replicas if self._replicas > 1 else 0):
+            for values in self._manager.get_device_buffer(replica).values:
+                values.device.synchronize()
 
     @contextmanager
     def _translated(self, batches: Sequence[Sequence[Context]]) -> Iterator[list[list[MaxContext]]]:

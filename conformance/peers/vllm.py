@@ -252,7 +252,8 @@ class VllmManager:
             sampling_params=self._sampling,
             pooling_params=None,
             mm_features=_features(ctx) if caching else None,
-            lora_request=None if adapter is None else LoRARequest(adapter, 1, adapter),
+            # A path must not be empty; a name may be.
+            lora_request=None if adapter is None else LoRARequest(adapter, 1, f"/{adapter}"),
             cache_salt=ctx.cache_salt,
             block_hasher=self._hasher(ctx) if caching else None,
         )

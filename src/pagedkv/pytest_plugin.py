@@ -9,7 +9,7 @@ In a test module of your own::
 or without one::
 
     pytest -p pagedkv.pytest_plugin --impl mypackage.manager:factory \\
-        --pyargs pagedkv.test_implementation
+        --pyargs pagedkv.suite_as_tests
 
 pytest selects with ``-k``, runs in parallel with pytest-xdist, and writes JUnit as usual.
 """

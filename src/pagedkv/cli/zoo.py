@@ -89,7 +89,7 @@ def told(visits: Sequence["Visit"], false_alarms: Sequence["Outcome"]) -> Render
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("bug", justify="right")
     for title in ("what happens", "where it did", "rule", "caught by"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for visit in visits:
         specimen = visit.specimen
         caught = visit.caught_by[0] if visit.caught_by else None
