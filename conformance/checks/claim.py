@@ -339,3 +339,27 @@ def no_question_is_answered_for_a_replica_that_does_not_exist(bench: Bench) -> N
         if callable(getattr(driver.manager, method, None)):
             for replica in (1, -1):
                 driver.refused("CLAIM-3", ReplicaIndexError, method, *about, replica)
+
+
+@check("CLAIM-5", needs=("reserve", "replicas"))
+def all_replicas_are_reserved_or_none(bench: Bench) -> None:
+    """If the last context of the last replica does not fit, the others are let go everywhere."""
+    driver = bench.driver(replicas=2)
+    here, there, large = (driver.request(bench.prompt(n, 50 * n)) for n in (1, 2, 8))
+    driver.refused("CLAIM-5", InsufficientBlocksError, "reserve", [[here], [there, large]])
+    for replica, ctx in enumerate((here, there)):
+        driver.alloc(driver.claim(ctx, replica))
+
+
+@check("CLAIM-5", needs=("reserve",))
+def a_window_that_has_moved_in_a_reservation_is_put_back(bench: Bench) -> None:
+    """The window of a context that was computed begins where it began, with or without a hit."""
+    driver = bench.driver()
+    driver.serve(bench.prompt(1))
+    for tokens in (bench.prompt(2), bench.prompt(2, 50)):
+        ctx = driver.request(tokens)
+        with driver.reserve([ctx]):
+            driver.compute(ctx)
+            driver.update(ctx)
+        driver.alloc(driver.claim(ctx))
+        driver.release(ctx)

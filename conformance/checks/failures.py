@@ -1,5 +1,6 @@
 """FAIL: loads that fail become tokens to compute; a device that fails takes its replica along."""
 
+from itertools import product
 from typing import Any, get_args
 
 from pagedkv.conformance.bench import Bench, Skip
@@ -15,18 +16,16 @@ from pagedkv.reference.tier_names import FailReason
 @check("FAIL-1", "TIER-5", needs=("disk",))
 def a_damaged_disk_does_not_fail_a_request(bench: Bench) -> None:
     """With its blocks damaged in any way a request is allocated, computed and decoded."""
-    for kind in get_args(Damage):
-        driver = bench.driver(host_pages=4, disk_pages=8, head_dim=16, model_fingerprint="weights")
+    disk = {"disk_pages": 8, "head_dim": 16, "model_fingerprint": "weights"}
+    for kind, block in product(get_args(Damage), range(3)):
+        driver = bench.driver(host_pages=4, **disk)
         ctx = driver.serve(bench.prompt(3))
         restarted = bench.restart(driver)
-        for block in range(3):
-            bench.damage(restarted, "disk", ctx, block, kind)
-            live = restarted.admit(bench.prompt(3))
-            for token in range(2):
-                restarted.forward(live, token=token)
-                restarted.alloc(live)
-            restarted.release(live)
-            restarted.evict_all()
+        bench.damage(restarted, "disk", ctx, block, kind)
+        live = restarted.admit(bench.prompt(3))
+        for token in range(2):
+            restarted.forward(live, token=token)
+            restarted.alloc(live)
 
 
 @check("FAIL-1", "TIER-7", needs=("disk",))

@@ -535,3 +535,42 @@ def _with_digests(driver: Driver, bench: Bench, digests: list[bytes]) -> TextCon
     driver.claim(ctx)
     driver.alloc(ctx)
     return ctx
+
+
+@check("ID-6", needs=("prefix",))
+def adapters_are_compared_as_they_are(bench: Bench) -> None:
+    """Adapters that differ in case, spaces, accents or late in a long text are different ones."""
+    driver = bench.driver(total_num_pages=4)
+    long = "adapter" * 20
+    for one, other in (
+        ("adapter", "Adapter"),
+        ("adapter", "adapter "),
+        ("é", "ü"),
+        (f"{long} 1", f"{long} 2"),
+        ("None", None),
+    ):
+        ctx = driver.hold(bench.prompt(1), adapter=one)
+        hits = driver.hit(bench.prompt(1), adapter=other)
+        expect("ID-6", hits, 0, f"blocks of {one!r} that {other!r} hits")
+        driver.release(ctx)
+
+
+@check("ID-4", "ID-5", "ID-6", needs=("prefix",))
+def a_first_page_that_was_decoded_belongs_to_its_tenant(bench: Bench) -> None:
+    """What identifies a page enters it as well if its prompt was shorter than a page."""
+    own: tuple[dict[str, Any], ...] = (
+        {"cache_salt": "tenant"},
+        {"adapter": "adapter"},
+        {"token_hash_overrides": [TokenHashOverride(0, 5)]},
+    )
+    for options in own:
+        driver = bench.driver()
+        for _ in range(2):
+            ctx = driver.admit(range(1), **options)
+            for token in range(bench.size):
+                driver.forward(ctx, token=token)
+                driver.alloc(ctx)
+            tokens = ctx.tokens.all.tolist()
+            driver.release(ctx)
+        expect("ID-4", driver.hit(tokens, **options), 1, f"blocks that {options} hits")
+        expect("ID-4", driver.hit(tokens), 0, "blocks that others hit")

@@ -378,3 +378,24 @@ def forwards_get_the_memory_of_their_replica(bench: Bench) -> None:
                 raise Skip("blocks are not among the inputs")
             expected = sorted(buffer.data_ptr() for buffer in buffers)
             expect("MEM-2", places, expected, f"memory of replica {replica}")
+
+
+@check("INPUT-4", needs=("inputs",))
+def a_table_has_no_column_that_nobody_needs(bench: Bench) -> None:
+    """A table is as wide as the longest row, however many pages its requests hold."""
+    driver = bench.driver()
+    ctx, longer = driver.admit(bench.prompt(3)), driver.admit(bench.prompt(1, 50))
+    driver.chunk(ctx, bench.size)
+    for batch, columns in (((ctx,), 1), ((ctx, longer), 2), ((longer,), 2)):
+        (inputs,) = inputs_of(driver, *batch)
+        shape = [len(batch), columns]
+        expect("INPUT-4", list(inputs.lookup_table.shape), shape, "shape of the table")
+
+
+@check("INPUT-4", needs=("inputs", "replicas"))
+def a_table_is_as_wide_as_the_batch_of_its_replica_needs(bench: Bench) -> None:
+    """Each replica's table has the columns that its own batch needs."""
+    driver = bench.driver(replicas=2)
+    here, there = driver.admit(bench.prompt(1)), driver.admit(bench.prompt(3), 1)
+    shapes = [list(inputs.lookup_table.shape) for inputs in inputs_of(driver, here, there)]
+    expect("INPUT-4", shapes, [[1, 2], [1, 4]], "shapes of the tables, by replica")

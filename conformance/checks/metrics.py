@@ -216,15 +216,16 @@ def copies_count_when_they_land(bench: Bench) -> None:
 @check("METRIC-2", "ALLOC-10", needs=("metrics", "replicas", "memory", "prefix"))
 def copies_between_replicas_count_blocks_and_bytes(bench: Bench) -> None:
     """Bytes of a copy between replicas are those of all its shards."""
-    driver = bench.driver(replicas=2, shards=2)
-    driver.serve(bench.prompt(2))
-    if not driver.hit(bench.prompt(2), 1):
-        raise Skip(f"{bench.implementation.name} has no copies between replicas")
-    buffers = driver.manager.get_device_buffer(0).all_buffers
-    nbytes = sum(buffer[0].nbytes for buffer in buffers)
-    metrics = driver.metrics()
-    counts = metrics.cross_replica_blocks_copied, metrics.cross_replica_bytes_copied
-    expect("METRIC-2", counts, (2, 2 * nbytes), "blocks and bytes copied between replicas")
+    for cache in ["mha"] + ["mla"] * ("mla" in bench.implementation.capabilities):
+        driver = bench.driver(replicas=2, shards=2, cache=cache)
+        driver.serve(bench.prompt(2))
+        if not driver.hit(bench.prompt(2), 1):
+            raise Skip(f"{bench.implementation.name} has no copies between replicas")
+        buffers = driver.manager.get_device_buffer(0).all_buffers
+        nbytes = sum(buffer[0].nbytes for buffer in buffers)
+        metrics = driver.metrics()
+        counts = metrics.cross_replica_blocks_copied, metrics.cross_replica_bytes_copied
+        expect("METRIC-2", counts, (2, 2 * nbytes), "blocks and bytes copied between replicas")
 
 
 # --- METRIC-3: what does not count ----------------------------------------------------------------
@@ -495,3 +496,81 @@ def what_is_new_after_a_return_counts_as_new(bench: Bench) -> None:
     metrics = driver.metrics()
     counts = metrics.input_tokens - before, metrics.preempted_input_tokens
     expect("METRIC-4", counts, (1, had), "tokens computed that are new, and again")
+
+
+@check("METRIC-5", needs=("metrics", "host", "disk", "transfers"))
+def only_disk_operations_are_counted_as_that(bench: Bench) -> None:
+    """``inflight_disk_ops`` counts reads and writes of the disk, and no other transfers."""
+    before = bench.driver(host_pages=8, disk_pages=8, model_fingerprint="weights")
+    before.serve(bench.prompt(2))
+    driver = bench.restart(before, auto_land=False)
+    driver.serve(bench.prompt(2, 50))
+    driver.begin(driver.claim(driver.request(bench.prompt(2))))
+    while True:
+        on_disk = [t for t in driver.in_flight() if "disk" in (t.source, t.target)]
+        ops = driver.metrics().inflight_disk_ops
+        expect("METRIC-5", ops, len(on_disk), "disk operations in flight")
+        if not driver.in_flight():
+            break
+        driver.land(driver.in_flight()[0])
+
+
+@check("METRIC-2", needs=("metrics", "host", "transfers"))
+def failed_offloads_count_as_dropped(bench: Bench) -> None:
+    """A block that does not arrive below, through whatever fault, counts as dropped, once."""
+    bench.writes("through")
+    driver = bench.controlled(host_pages=8, write_policy="through")
+    driver.serve(bench.prompt(3))
+    offered = sum(len(transfer.keys) for transfer in driver.in_flight())
+    for transfer in driver.in_flight():
+        driver.fail(transfer, "io_error", transfer.keys[:1])
+    metrics = driver.metrics()
+    counts = metrics.offload_blocks_dropped, metrics.d2h_blocks_copied
+    expect("METRIC-2", counts, (offered, 0), "blocks dropped and copied")
+
+
+@check("METRIC-5", needs=("metrics", "replicas"))
+def reset_metrics_concerns_all_replicas(bench: Bench) -> None:
+    """Counters of every replica are zero afterwards."""
+    driver = bench.driver(replicas=2)
+    for replica in range(2):
+        driver.serve(bench.prompt(2), replica)
+        driver.evict_all(replica)
+    driver.reset_metrics()
+    for field in fields(KVCacheMetrics):
+        expect("METRIC-5", getattr(driver.metrics(), field.name), 0, f"{field.name} after a reset")
+
+
+@check("POOL-10", "METRIC-5", needs=("metrics",))
+def only_what_was_cached_is_evicted(bench: Bench) -> None:
+    """Neither taking a free page nor a reset of the cache counts as an eviction."""
+    tiers = {"host_pages": 8} if "host" in bench.implementation.capabilities else {}
+    driver = bench.driver(**tiers)
+    driver.evict_all()
+    driver.serve(bench.prompt(2))
+    if driver.can("reset"):
+        driver.reset()
+    driver.evict_all()
+    metrics = driver.metrics()
+    names = [
+        field.name for field in fields(KVCacheMetrics) if field.name.endswith("_blocks_evicted")
+    ]
+    most = 0 if driver.can("reset") else 2
+    for name in names:
+        demand("POOL-10", getattr(metrics, name) <= most, f"{name}: {getattr(metrics, name)}")
+
+
+@check("METRIC-5", "TIER-1", needs=("metrics", "host", "disk"))
+def what_was_written_is_there_or_evicted(bench: Bench) -> None:
+    """Where nothing fails, blocks written to a tier and not in it any more were evicted."""
+    bench.writes("through")
+    driver = bench.driver(host_pages=3, disk_pages=4, write_policy="through")
+    for n in range(6):
+        driver.serve(bench.prompt(1, 50 * n))
+    metrics = driver.metrics()
+    for tier, written in (
+        ("host", metrics.d2h_blocks_copied),
+        ("disk", metrics.disk_blocks_written),
+    ):
+        gone = written - getattr(driver.manager, f"get_num_used_{tier}_pages")(0)
+        expect("METRIC-5", getattr(metrics, f"{tier}_blocks_evicted"), gone, f"evicted from {tier}")

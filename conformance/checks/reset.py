@@ -377,3 +377,21 @@ def a_reset_concerns_further_stores_too(bench: Bench) -> None:
     driver.reset()
     found = driver.hit(bench.prompt(2), external_block_metadata=given)
     expect("RESET-4", found, 0, "blocks found there after the reset")
+
+
+@check("RESET-2", "STEP-3", needs=("reset", "host", "transfers"))
+def who_waits_during_a_reset_commits_no_more(bench: Bench) -> None:
+    """A request that had no pages yet, but loads on their way, shows nobody what it computes."""
+    driver = bench.with_chain_below(2)
+    ctx = driver.claim(driver.request(bench.prompt(3)))
+    driver.begin(ctx)
+    demand("RESET-2", bool(driver.loads()), "nothing is loaded")
+    driver.reset()
+    driver.land_all()
+    driver.finish(ctx)
+    driver.forward(ctx)
+    driver.release(ctx)
+    driver.land_all()
+    expect("RESET-2", driver.hit(bench.prompt(3)), 0, "blocks found on the device")
+    expect("RESET-2", driver.hit_below(bench.prompt(3)), 0, "blocks found below")
+    expect("RESET-2", driver.used("host"), 0, "host pages in use")

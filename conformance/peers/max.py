@@ -14,10 +14,11 @@ sizes that are multiples of 128; its manager takes any.
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from typing import cast
 
 from max.driver import CPU
@@ -37,13 +38,14 @@ from max.pipelines.request import RequestID
 from torch.utils.dlpack import from_dlpack
 
 from pagedkv.conformance.implementation import Implementation
+from pagedkv.conformance.peers.counters import as_ours
 from pagedkv.conformance.peers.supported import check_supported
 from pagedkv.reference.buffers import KVCacheBuffer
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.inputs import BatchCharacteristics, KVCacheInputs, KVCacheInputsPerDevice
 from pagedkv.reference.interfaces import SyncKVCacheManager
-from pagedkv.reference.metrics import PrefixCacheHits
+from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.tensor_types import Buffer
 from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.manager_setup import ManagerSetup
@@ -194,7 +196,7 @@ class MaxManager:
         self._manager.reset_prefix_cache()
 
     # There is no reset_metrics: who has it claims all counters of KVCacheMetrics.
-    def get_metrics_aggregated(self) -> MaxMetrics:
+    def get_metrics_aggregated(self) -> MaxMetrics | KVCacheMetrics:
         """MAX's own counters: fewer than ours, and not all counted as ours are."""
         return self._manager.get_metrics_aggregated()
 
@@ -232,6 +234,28 @@ class MaxManager:
             total=total,
             can_ever_fit=pages <= total,
         )
+
+
+class MaxManagerWithCounters(MaxManager):
+    """Its counters as if they were ours, and claimed to be."""
+
+    def __init__(self, setup: ManagerSetup) -> None:
+        super().__init__(setup)
+        self._at_step: object = None
+
+    def step(self, batches: Sequence[Sequence[Context]]) -> None:
+        """What was computed counts from here on."""
+        super().step(batches)
+        self._at_step = super().get_metrics_aggregated()
+
+    def get_metrics_aggregated(self) -> KVCacheMetrics:
+        """See :func:`~pagedkv.conformance.peers.counters.as_ours`."""
+        return as_ours(super().get_metrics_aggregated(), self._at_step)
+
+    def reset_metrics(self) -> None:
+        """MAX's ``reset_metrics``."""
+        self._manager.reset_metrics()
+        self._at_step = None
 
 
 @cache
@@ -303,9 +327,13 @@ def _translate(ctx: Context, *, hashed: bool) -> MaxContext:
     return context
 
 
+# Both make a part of the interface; the suite and the replay ask for no more than there is.
 def _make(setup: ManagerSetup) -> SyncKVCacheManager:
-    # A part of the interface; the suite and the replay ask for no more than there is.
     return cast("SyncKVCacheManager", MaxManager(setup))
+
+
+def _make_with_counters(setup: ManagerSetup) -> SyncKVCacheManager:
+    return cast("SyncKVCacheManager", MaxManagerWithCounters(setup))
 
 
 implementation = Implementation(
@@ -315,5 +343,11 @@ implementation = Implementation(
     capabilities=frozenset({"device", "prefix", "replicas", "mla", "speculative"}),
     follows=frozenset({"POOL-3", "POOL-4", "POOL-8", "POOL-11", "REL-2", "STEP-4", "ALLOC-10"}),
     page_size=128,
+    deviations=Path(__file__).with_name("max_deviations.toml"),
 )
 """MAX's manager, for ``--impl pagedkv.conformance.peers.max:implementation``."""
+
+with_counters = replace(
+    implementation, name="MAX with counters", make=_make_with_counters, deviations=None
+)
+"""The same, its counters checked after every call: for ``--rule METRIC``."""

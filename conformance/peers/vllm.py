@@ -17,9 +17,10 @@ scheduler's, and page ids from 0 on. (vLLM's null page is page 0; here it has th
 # pyright: reportMissingImports=false
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from operator import attrgetter
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -33,6 +34,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.request import Request
 
 from pagedkv.conformance.implementation import Implementation
+from pagedkv.conformance.peers.counters import as_ours
 from pagedkv.conformance.peers.supported import check_supported
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import (
@@ -42,7 +44,7 @@ from pagedkv.reference.errors import (
     UnknownRequestError,
 )
 from pagedkv.reference.interfaces import SyncKVCacheManager
-from pagedkv.reference.metrics import PrefixCacheHits
+from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.manager_setup import ManagerSetup
 
@@ -160,6 +162,8 @@ class VllmManager:
         """Tell vLLM of the tokens that were sampled, and of those that are computed."""
         (batch,) = batches
         for ctx in batch:
+            self._check_claimed(ctx.request_id, 0)
+        for ctx in batch:
             request = self._request(ctx)
             self._manager.cache_blocks(request, request.num_computed_tokens)
 
@@ -182,6 +186,7 @@ class VllmManager:
 
     def pending_transfers_exist(self, replica_idx: int = 0) -> bool:
         """False: without a connector vLLM moves nothing."""
+        self._check_replica(replica_idx)
         return False
 
     # The pool and the cache
@@ -214,7 +219,7 @@ class VllmManager:
         self._manager.reset_prefix_cache()
 
     # There is no reset_metrics: who has it claims all counters of KVCacheMetrics.
-    def get_metrics_aggregated(self) -> PrefixCacheCounters:
+    def get_metrics_aggregated(self) -> PrefixCacheCounters | KVCacheMetrics:
         """vLLM's own counters."""
         stats = self._manager.prefix_cache_stats
         return PrefixCacheCounters(
@@ -296,6 +301,28 @@ class VllmManager:
             raise UnknownRequestError(request_id, replica_idx)
 
 
+class VllmManagerWithCounters(VllmManager):
+    """Its counters as if they were ours, and claimed to be."""
+
+    def __init__(self, setup: ManagerSetup) -> None:
+        super().__init__(setup)
+        self._at_step: object = None
+
+    def step(self, batches: Sequence[Sequence[Context]]) -> None:
+        """What was computed counts from here on."""
+        super().step(batches)
+        self._at_step = super().get_metrics_aggregated()
+
+    def get_metrics_aggregated(self) -> KVCacheMetrics:
+        """See :func:`~pagedkv.conformance.peers.counters.as_ours`."""
+        return as_ours(super().get_metrics_aggregated(), self._at_step)
+
+    def reset_metrics(self) -> None:
+        """vLLM's ``make_prefix_cache_stats``, which starts from 0 again."""
+        self._manager.make_prefix_cache_stats()
+        self._at_step = None
+
+
 def _features(ctx: Context) -> list[MultiModalFeatureSpec]:
     """What stands behind placeholder tokens, in the order of ID-5; vLLM takes any by position."""
     overrides = ctx.hash_overrides
@@ -310,9 +337,13 @@ def _features(ctx: Context) -> list[MultiModalFeatureSpec]:
     ]
 
 
+# Both make a part of the interface; the suite and the replay ask for no more than there is.
 def _make(setup: ManagerSetup) -> SyncKVCacheManager:
-    # A part of the interface; the suite and the replay ask for no more than there is.
     return cast("SyncKVCacheManager", VllmManager(setup))
+
+
+def _make_with_counters(setup: ManagerSetup) -> SyncKVCacheManager:
+    return cast("SyncKVCacheManager", VllmManagerWithCounters(setup))
 
 
 implementation = Implementation(
@@ -322,5 +353,11 @@ implementation = Implementation(
     capabilities=frozenset({"device", "prefix"}),
     follows=frozenset({"POOL-3", "POOL-4", "POOL-8", "POOL-11", "REL-2"}),
     page_size=16,
+    deviations=Path(__file__).with_name("vllm_deviations.toml"),
 )
 """vLLM's manager, for ``--impl pagedkv.conformance.peers.vllm:implementation``."""
+
+with_counters = replace(
+    implementation, name="vLLM with counters", make=_make_with_counters, deviations=None
+)
+"""The same, its counters checked after every call: for ``--rule METRIC``."""
