@@ -17,7 +17,6 @@ from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.violation import expect
 from pagedkv.reference.context import SpecDecodingState, TextContext
 from pagedkv.reference.events import (
-    AllocCancelled,
     AllocPlanned,
     AllocRefused,
     AllocReturned,

@@ -77,7 +77,7 @@ class PagePool:
         return len(self.idle) - sum(1 for page in self.pins if page in self.idle)
 
     def take(self, count: int) -> tuple[list[int], list[PageKey]]:
-        """Hold ``count`` pages for a request, oldest first, giving up what they cache (POOL-3, POOL-10).
+        """Hold ``count`` pages, oldest first, and give up what they cache (POOL-3, POOL-10).
 
         Returns the pages, and the identities of the content that was given up.
 

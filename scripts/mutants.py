@@ -59,7 +59,7 @@ DROP = "drop a statement"
 EXAMPLES = 20
 """Generated runs per check."""
 
-CHECK_TIMEOUT_S, MUTANT_TIMEOUT_S = 20, 300
+CHECK_TIMEOUT_S, MUTANT_TIMEOUT_S = 20, 120
 """Longest a check, and all checks of a mutant, may take; a mutant that takes longer is killed."""
 
 FORK = multiprocessing.get_context("fork")

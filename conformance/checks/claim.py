@@ -2,7 +2,7 @@
 
 from pagedkv.conformance.bench import Bench
 from pagedkv.conformance.check import check
-from pagedkv.conformance.driver import raises
+from pagedkv.conformance.refusals import raises
 from pagedkv.conformance.violation import demand, expect
 from pagedkv.reference.errors import (
     AlreadyClaimedError,

@@ -4,7 +4,7 @@ from typing import Any
 
 from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
-from pagedkv.conformance.driver import raises
+from pagedkv.conformance.refusals import raises
 from pagedkv.conformance.violation import demand, expect
 from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import ManagerClosedError

@@ -5,8 +5,9 @@ from itertools import product
 
 from pagedkv.conformance.bench import Bench
 from pagedkv.conformance.check import check
-from pagedkv.conformance.driver import Driver, raises
+from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.forward_inputs import inputs_per_device
+from pagedkv.conformance.refusals import raises
 from pagedkv.conformance.violation import expect
 from pagedkv.reference.context import FUTURE_TOKEN, TextContext
 

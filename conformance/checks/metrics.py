@@ -574,3 +574,54 @@ def what_was_written_is_there_or_evicted(bench: Bench) -> None:
     ):
         gone = written - getattr(driver.manager, f"get_num_used_{tier}_pages")(0)
         expect("METRIC-5", getattr(metrics, f"{tier}_blocks_evicted"), gone, f"evicted from {tier}")
+
+
+@check("METRIC-4", needs=("metrics", "prefix"))
+def what_is_served_later_after_a_return_is_kept_apart(bench: Bench) -> None:
+    """Blocks that a preempted request hits after its first chunk count apart as well."""
+    driver = bench.driver(total_num_pages=12)
+    ctx = driver.serve(bench.prompt(4))
+    driver.evict_all()
+    driver.start_over(ctx)
+    driver.claim(ctx)
+    driver.chunk(ctx, bench.size + 1)
+    driver.alloc(ctx)
+    driver.forward(ctx)
+    driver.serve(bench.prompt(3))
+    before = served(driver)
+    driver.alloc(ctx)
+    expect("METRIC-4", served(driver), before, "blocks served by tier")
+    expect("METRIC-4", driver.metrics().preempted_blocks_served, 2, "blocks served again")
+
+
+@check("METRIC-5", "METRIC-4", needs=("metrics",))
+def a_reset_of_the_counters_does_not_end_a_preemption(bench: Bench) -> None:
+    """Tokens that a preempted request computes again count apart, whenever counters were reset."""
+    driver = bench.driver()
+    ctx = driver.serve(bench.prompt(2))
+    driver.evict_all()
+    driver.start_over(ctx)
+    driver.claim(ctx)
+    driver.alloc(ctx)
+    driver.reset_metrics()
+    driver.forward(ctx)
+    metrics = driver.metrics()
+    counts = metrics.input_tokens, metrics.preempted_input_tokens
+    expect("METRIC-5", counts, (0, 2 * bench.size + 2), "tokens computed first, and again")
+
+
+@check("METRIC-1", "LEN-3", needs=("metrics", "prefix"))
+def a_hit_after_a_window_was_moved_back_counts_what_is_new(bench: Bench) -> None:
+    """Tokens that were computed, given up and then hit stay computed; those behind are served."""
+    driver, size = bench.driver(total_num_pages=16), bench.size
+    ctx = driver.claim(driver.request(bench.prompt(5)))
+    driver.chunk(ctx, 2 * size + size // 2)
+    driver.alloc(ctx)
+    driver.forward(ctx)
+    driver.rewind(ctx, size // 2)
+    driver.serve(bench.prompt(4))
+    before = driver.metrics()
+    driver.alloc(ctx)
+    after = driver.metrics()
+    counts = after.input_tokens - before.input_tokens, after.cache_tokens - before.cache_tokens
+    expect("METRIC-1", counts, (0, 2 * size - size // 2), "tokens counted as computed, and served")

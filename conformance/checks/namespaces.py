@@ -4,7 +4,8 @@ from typing import Any
 
 from pagedkv.conformance.bench import Bench, Recording, Skip
 from pagedkv.conformance.check import check
-from pagedkv.conformance.driver import Driver, is_error
+from pagedkv.conformance.driver import Driver
+from pagedkv.conformance.refusals import is_error
 from pagedkv.conformance.violation import Violation, demand, expect
 from pagedkv.reference.errors import LayoutMismatchError
 from pagedkv.reference.events import DiskOpened

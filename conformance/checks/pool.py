@@ -486,7 +486,7 @@ def busy_replicas_lose_no_page(bench: Bench) -> None:
 def _serve_all(bench: Bench, driver: Driver, resets: Collection[int] = ()) -> None:
     """Serve requests that together need far more pages than there are, as a scheduler does."""
     replicas = range(driver.setup.replicas)
-    waiting = [driver.request(bench.prompt(1 + n % 3, n % 2, more=-(n % 3))) for n in range(12)]
+    waiting = [driver.request(bench.prompt(1 + n % 3, n % 2, more=-(n % 3))) for n in range(8)]
     done = {ctx.request_id: len(ctx) + 8 for ctx in waiting}
     running: dict[TextContext, int] = {}
     for turn in range(2_000):

@@ -1,4 +1,4 @@
-"""The recorded runs that come with the package, replayed: one check for each that calls can replay."""
+"""The recorded runs that come with the package: one check for each that calls can replay."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -395,3 +395,15 @@ def who_waits_during_a_reset_commits_no_more(bench: Bench) -> None:
     expect("RESET-2", driver.hit(bench.prompt(3)), 0, "blocks found on the device")
     expect("RESET-2", driver.hit_below(bench.prompt(3)), 0, "blocks found below")
     expect("RESET-2", driver.used("host"), 0, "host pages in use")
+
+
+@check("RESET-2", "STEP-3", needs=("reset", "replicas", "prefix"))
+def a_reset_concerns_the_requests_of_every_replica(bench: Bench) -> None:
+    """On whatever replica a request has lived through a reset, what it computes is not found."""
+    driver = bench.driver(replicas=2)
+    old = [driver.admit(bench.prompt(2), replica) for replica in range(2)]
+    driver.reset()
+    driver.forward(*old)
+    for replica in range(2):
+        hits = driver.hit(bench.prompt(2), replica)
+        expect("RESET-2", hits, 0, f"blocks of old requests that are hit on replica {replica}")

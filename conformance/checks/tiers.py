@@ -478,3 +478,24 @@ def loads_that_overlap_mix_no_bytes(bench: Bench) -> None:
             driver.release(ctx)
         for replica in range(2):
             driver.hit_below(bench.prompt(3), replica)
+
+
+@check("TIER-9", "TIER-2", needs=("host", "disk", "transfers"))
+def nothing_is_promoted_without_its_parent(bench: Bench) -> None:
+    """What is read from disk stays out of host memory if its parent is on the device alone."""
+    bench.writes("through")
+    before = bench.driver(host_pages=8, disk_pages=8, write_policy="through", **NAMED)
+    before.serve(bench.prompt(3))
+    driver = bench.restart(before, host_pages=2, auto_land=False)
+    driver.hit(bench.prompt(1))
+    for tokens in (bench.prompt(2, 50), bench.prompt(3)):
+        driver.land_all()
+        driver.serve(tokens)
+    driver.evict_all()
+    driver.land_all()
+    ctx = driver.claim(driver.request(bench.prompt(3)))
+    driver.begin(ctx)
+    loads = [load for load in driver.loads() if load.source == "host"]
+    in_host = [driver.block_of(key, ctx) for load in loads for key in load.keys]
+    root = driver.model.digests(ctx, len(in_host))
+    expect("TIER-9", in_host, root, "blocks in host memory, which begin with the root")

@@ -240,3 +240,70 @@ def a_page_whose_cleaning_fails_may_be_taken(bench: Bench) -> None:
     expect("TIER-7", driver.used("host"), 0, "host pages in use")
     greedy = driver.claim(driver.request(range(10**6, 10**6 + 6 * bench.size)))
     demand("TIER-7", driver.begins(greedy), "pages that could not be saved cannot be taken")
+
+
+# --- TIER-8 again: what is no second use, and what renews no budget -------------------------------
+
+
+@check("TIER-8", needs=("host",))
+def one_request_uses_a_block_once(bench: Bench) -> None:
+    """Under ``reuse`` a request that commits page after page leaves nothing below."""
+    bench.writes("reuse")
+    driver = bench.driver(host_pages=8, write_policy="reuse")
+    ctx = driver.hold(bench.prompt(2))
+    for token in range(2 * bench.size):
+        driver.alloc(ctx)
+        driver.forward(ctx, token=token)
+    expect("TIER-8", driver.used("host"), 0, "host pages in use after one use")
+
+
+@check("TIER-8", "METRIC-5", needs=("disk", "transfers", "metrics", "reset"))
+def resets_renew_no_budget(bench: Bench) -> None:
+    """Neither a reset of the counters nor one of the cache buys further writes."""
+    bench.writes("through")
+    for reset in ("metrics", "reset"):
+        driver = bench.controlled(
+            host_pages=8, disk_pages=8, disk_writes_per_day=1, write_policy="through"
+        )
+        writes = 0
+        for start in (0, 50, 90):
+            driver.serve(bench.prompt(1, start))
+            while transfers := driver.in_flight():
+                writes += transfers[0].target == "disk"
+                driver.land(transfers[0])
+            if reset == "metrics":
+                driver.reset_metrics()
+            else:
+                driver.reset()
+        demand("TIER-8", writes <= 1, f"{writes} writes under a budget of 1, with {reset} between")
+
+
+@check("TIER-8", "TIER-3", needs=("disk", "mla"))
+def a_replicated_block_costs_the_budget_of_one_shard(bench: Bench) -> None:
+    """A budget of two blocks lets two of a replicated latent pass, however many shards hold it."""
+    bench.writes("through")
+    options = {"host_pages": 8, "disk_pages": 8, "cache": "mla", "shards": 2}
+    driver = bench.driver(write_policy="through", disk_writes_per_day=2, **options)
+    driver.serve(bench.prompt(3))
+    if not driver.used("disk"):
+        raise Skip("what lands in host memory is not written to disk")
+    expect("TIER-8", driver.used("disk"), 2, "blocks written under a budget of 2")
+
+
+@check("TIER-8", needs=("disk",))
+def a_renewed_budget_is_that_of_a_day(bench: Bench) -> None:
+    """A renewed budget allows as much as on the first day, and no more for what was left."""
+    bench.writes("through")
+    options = {"host_pages": 8, "disk_pages": 8, "disk_writes_per_day": 2}
+    driver = bench.driver(write_policy="through", **options)
+    if not callable(getattr(driver.manager, "renew_write_budget", None)):
+        raise Skip("the budget cannot be renewed")
+    driver.serve(bench.prompt(1, 90))
+    if not driver.used("disk"):
+        raise Skip("what lands in host memory is not written to disk")
+    driver.manager.renew_write_budget()
+    driver.serve(bench.prompt(4))
+    expect("TIER-8", driver.used("disk"), 3, "blocks written on two days")
+    driver.manager.renew_write_budget()
+    driver.serve(bench.prompt(2, 50))
+    expect("TIER-8", driver.used("disk"), 5, "blocks written on three days")

@@ -205,7 +205,7 @@ class MaxManager:
         self._manager.shutdown()
 
     def _wait_for_copies(self) -> None:
-        """MAX queues copies between replicas ahead of its next forward; ours are not in its queue."""
+        """MAX queues copies between replicas before its next forward; the suite is not in there."""
         for replica in range(self._replicas if self._replicas > 1 else 0):
             for values in self._manager.get_device_buffer(replica).values:
                 values.device.synchronize()

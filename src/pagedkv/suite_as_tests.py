@@ -2,8 +2,8 @@
 
 import pytest
 
-from pagedkv.pytest_plugin import plan_of_options, run_as_test
 from pagedkv.conformance.suite import all_checks
+from pagedkv.pytest_plugin import plan_of_options, run_as_test
 
 
 @pytest.mark.parametrize("check_id", [check.id for check in all_checks()])

@@ -12,8 +12,8 @@ import pytest
 import xxhash
 
 from pagedkv.cli import main
-from pagedkv.pytest_plugin import plan_for
 from pagedkv.conformance.suite import all_checks, run_suite
+from pagedkv.pytest_plugin import plan_for
 from pagedkv.traces.shipped import DEMO_WORKLOAD
 
 FOLDER = Path(__file__).parents[2] / "examples/naive-manager"

@@ -33,9 +33,9 @@ from pagedkv.conformance.protocol.errors import (
 from pagedkv.conformance.protocol.message import VERSION
 from pagedkv.conformance.protocol.process import LineProcess
 from pagedkv.conformance.protocol.schema import schema_text
-from pagedkv.pytest_plugin import plan_for
 from pagedkv.conformance.suite import all_checks, run_suite
 from pagedkv.conformance.time_limit import OutOfTimeError, time_limit
+from pagedkv.pytest_plugin import plan_for
 from pagedkv.reference import (
     AlreadyClaimedError,
     ImageMetadata,

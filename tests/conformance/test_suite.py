@@ -17,11 +17,11 @@ from pagedkv.conformance.check import Check
 from pagedkv.conformance.deviations import DeviationFileError, read_deviations
 from pagedkv.conformance.implementation import Implementation
 from pagedkv.conformance.profiles import PROFILES
-from pagedkv.pytest_plugin import conformance_tests
 from pagedkv.conformance.report import Result, as_data, as_junit, as_page
 from pagedkv.conformance.spec_text import rules
 from pagedkv.conformance.suite import Outcome, Plan, all_checks, run_suite, with_methods_shown
 from pagedkv.implementations import reference, resolve_implementation
+from pagedkv.pytest_plugin import conformance_tests
 from pagedkv.reference import Context, PagedKVCacheManager
 from pagedkv.traces.manager_setup import ManagerSetup
 
@@ -182,7 +182,8 @@ def test_what_a_profile_demands_is_not_skipped() -> None:
 def test_listed_deviations_fail_no_run_and_must_still_happen(tmp_path: Path) -> None:
     file = tmp_path / "deviations.toml"
     name = "claim.an_unclaimed_id_gets_no_page"
-    file.write_text(f'[[deviation]]\nrule = "CLAIM-2"\nwhat = "claims by itself"\nchecks = ["{name}"]\n')
+    cause = '[[deviation]]\nrule = "CLAIM-2"\nwhat = "claims by itself"\n'
+    file.write_text(f'{cause}checks = ["{name}"]\n')
     known = read_deviations(file, frozenset({name}))
     (outcome,) = outcomes_of(broken(ForgetsToCheckIds), name, deviations=known)
     assert outcome.status == "deviates"

@@ -1,4 +1,4 @@
-"""The command line: ``pagedkv conformance``, ``replay``, ``compare``, ``trace``, ``zoo``, ``demo``."""
+"""The command line: ``conformance``, ``replay``, ``compare``, ``trace``, ``zoo``, ``demo``."""
 
 from pagedkv.cli.entry import main
 
