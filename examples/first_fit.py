@@ -1,6 +1,6 @@
 """A page allocator without a prefix cache: a start for checking a manager of your own.
 
-PYTHONPATH=examples pagedkv conformance --impl first_fit:implementation
+Check it with ``PYTHONPATH=examples pagedkv conformance --impl first_fit:implementation``.
 """
 
 from collections.abc import Hashable, Sequence

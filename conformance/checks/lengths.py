@@ -288,3 +288,24 @@ def a_hit_leaves_one_active_token(bench: Bench) -> None:
             window = (ctx.tokens.processed_length, ctx.tokens.current_position)
             expect("LEN-5", window, ((end - 1) // size * size, end), "the window")
             driver.release(ctx)
+
+
+@check("LEN-1", "ALLOC-4", needs=("prefix",))
+def pages_may_have_other_sizes(bench: Bench) -> None:
+    """Pages of 1, 3 and 16 tokens, as far as they can be had, are filled, hit and grown alike."""
+    for size in (1, 3, 16):
+        try:
+            driver = bench.driver(page_size=size)
+        except Exception:  # What a manager cannot build, it may refuse.
+            continue
+        for length in (3 * size, 3 * size + 1):
+            for hits in (0, (length - 1) // size):
+                ctx = driver.admit(range(length))
+                expect("ALLOC-4", ctx.tokens.processed_length, hits * size, f"hit of {size} each")
+                for token in range(size + 1):
+                    driver.forward(ctx, token=token)
+                    driver.alloc(ctx)
+                    pages = -(-len(ctx) // size)
+                    expect("LEN-1", len(driver.pages(ctx)), pages, f"pages of {size} tokens")
+                driver.release(ctx)
+            driver.evict_all()

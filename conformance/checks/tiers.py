@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pagedkv.conformance.bench import Bench
+from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
 from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.implementation import Capability
@@ -488,9 +488,11 @@ def nothing_is_promoted_without_its_parent(bench: Bench) -> None:
     before.serve(bench.prompt(3))
     driver = bench.restart(before, host_pages=2, auto_land=False)
     driver.hit(bench.prompt(1))
-    for tokens in (bench.prompt(2, 50), bench.prompt(3)):
-        driver.land_all()
-        driver.serve(tokens)
+    driver.land_all()
+    driver.serve(bench.prompt(2, 50))
+    driver.land_all()
+    driver.hit(bench.prompt(3))
+    driver.land_all()
     driver.evict_all()
     driver.land_all()
     ctx = driver.claim(driver.request(bench.prompt(3)))
@@ -499,3 +501,19 @@ def nothing_is_promoted_without_its_parent(bench: Bench) -> None:
     in_host = [driver.block_of(key, ctx) for load in loads for key in load.keys]
     root = driver.model.digests(ctx, len(in_host))
     expect("TIER-9", in_host, root, "blocks in host memory, which begin with the root")
+
+
+@check("TIER-9", "XFER-4", needs=("host", "disk", "transfers", "replicas"))
+def what_is_promoted_does_not_outlive_its_parent(bench: Bench) -> None:
+    """A block whose parent another load was to bring is not kept when that load has failed."""
+    before = bench.driver(host_pages=8, disk_pages=8, **NAMED)
+    before.serve(bench.prompt(2))
+    driver = bench.restart(before, auto_land=False, **ISOLATED)
+    for replica, pages in enumerate((1, 2)):
+        driver.begin(driver.claim(driver.request(bench.prompt(pages)), replica))
+    loads = driver.loads()
+    if len(loads) < 2:
+        raise Skip("nothing is read from disk")
+    driver.fail(loads[0], "timeout")
+    driver.land(loads[1])
+    demand("TIER-9", driver.used("host") != 1, "a leaf is in host memory without its root")

@@ -231,7 +231,7 @@ def results() -> list[Result]:
     for implementation in (reference(), broken(ForgetsToCheckIds, "forgets <ids> & more")):
         complete = with_methods_shown(implementation)
         plan = Plan(complete, implementation.name)
-        made.append(Result(plan, list(run_suite(all_checks()[:30], plan))))
+        made.append(Result(plan, list(run_suite(checks_of("CLAIM-1", "CLAIM-2", "REL-2"), plan))))
     return made
 
 
