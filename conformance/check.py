@@ -18,7 +18,7 @@ class Check:
     """One numbered check: a function that drives fresh managers and raises ``Violation``."""
 
     id: str
-    """Its name: ``alloc.refused_alloc_changes_nothing``."""
+    """Its name: ``alloc.a_refused_alloc_changes_nothing``."""
     rules: tuple[Rule, ...]
     """What it checks, the main rule first."""
     needs: frozenset[Capability]

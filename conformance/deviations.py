@@ -8,7 +8,7 @@ A TOML file with one table per cause, and the checks that it makes fail::
     rule = "ALLOC-2"
     what = "A refused alloc keeps the pages that it has hit."
     where = "cache_manager.py:412"        # in its code, or in its tracker; optional
-    checks = ["alloc.refused_alloc_changes_nothing"]
+    checks = ["alloc.a_refused_alloc_changes_nothing"]
 
 A listed check that fails is reported as a deviation. One that passes, or that there is not, is an
 error: the list stays true.

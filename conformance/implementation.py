@@ -86,6 +86,11 @@ class Implementation:
                 f"{self.name}: no such capabilities: {', '.join(unknown)}; "
                 f"there are {', '.join(CAPABILITIES)}"
             )
+        if self.page_size < 2:
+            raise ValueError(
+                f"{self.name}: page_size is {self.page_size}; the checks need pages of 2 tokens or "
+                "more, with a first and a last one"
+            )
 
 
 class PlannedAllocation(Protocol):

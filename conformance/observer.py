@@ -100,7 +100,7 @@ class Observer:
             return RemoteSlots(self.manager)
         if self.can("memory"):
             return BufferSlots([self.manager.get_device_buffer(replica) for replica in replicas])
-        return OwnSlots()
+        return OwnSlots(sees_all=self.setup.replicas == 1 and not self.model.has_tiers)
 
     def can(self, capability: Capability) -> bool:
         """Whether the manager has a capability."""

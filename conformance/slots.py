@@ -40,9 +40,15 @@ class Slots(Protocol):
 
 
 class OwnSlots:
-    """Memory that the driver keeps itself, for managers that only keep books."""
+    """Memory that the driver keeps itself, for managers that only keep books.
 
-    def __init__(self) -> None:
+    Args:
+        sees_all: Whether forwards alone write it. Where pages are also loaded or copied, nobody
+            can say what such a manager would have put there, and every slot counts as right.
+    """
+
+    def __init__(self, *, sees_all: bool) -> None:
+        self._sees_all = sees_all
         self._values: dict[tuple[int, Slot], bytes] = {}
 
     def write(self, replica: int, values: Sequence[tuple[Slot, bytes]]) -> None:
@@ -51,7 +57,10 @@ class OwnSlots:
 
     def hold(self, replica: int, values: Sequence[tuple[Slot, bytes]]) -> list[bool]:
         """See :class:`Slots`."""
-        return [self._values.get((replica, slot)) == value for slot, value in values]
+        return [
+            not self._sees_all or self._values.get((replica, slot)) == value
+            for slot, value in values
+        ]
 
     def pattern(self, value: bytes) -> bytes:
         """See :class:`Slots`."""

@@ -59,3 +59,11 @@ def page_to_clean(
         return None
     dirty = (p for p in pool.idle if p in pool.dirty and p not in (*pool.pins, *need.shared))
     return next(dirty), tuple(hit.key for hit in need.hits)
+
+
+def next_dirty_page(state: State, replica_idx: int) -> int:
+    """Of all dirty pages the one to clean first: a leaf before its root (TIER-4)."""
+    pool = state.pools[replica_idx]
+    own = [r.pages for r in state.requests.values() if r.replica == replica_idx]
+    held = (page for pages in own for page in reversed(pages))
+    return next(page for page in (*pool.idle, *held, *pool.dirty) if page in pool.dirty)

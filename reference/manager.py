@@ -490,7 +490,8 @@ class PagedKVCacheManager:
         # One page at a time: each that lands makes room below for the next.
         for replica, pool in enumerate(self._state.pools):
             while pool.dirty:
-                cleaning.clean_pages(self._state, replica, [min(pool.dirty)])
+                page = cleaning.next_dirty_page(self._state, replica)
+                cleaning.clean_pages(self._state, replica, [page])
                 transfers.land_all(self._state)
         self._state.connector.shutdown()
         self._state.emit(Closed())

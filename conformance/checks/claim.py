@@ -363,3 +363,16 @@ def a_window_that_has_moved_in_a_reservation_is_put_back(bench: Bench) -> None:
             driver.update(ctx)
         driver.alloc(driver.claim(ctx))
         driver.release(ctx)
+
+
+@check("CLAIM-1", "CLAIM-2")
+def any_text_is_an_id(bench: Bench) -> None:
+    """Ids are told apart as they are, an empty one and similar ones too."""
+    driver = bench.driver()
+    ids = ("", " ", "0", "00", "a", "A", "\u00e9", "e\u0301")
+    live = [driver.admit([n], request_id=name) for n, name in enumerate(ids)]
+    for name in ids:
+        driver.refused("CLAIM-1", AlreadyClaimedError, "claim", name, 0)
+    for ctx in live:
+        driver.release(ctx)
+        driver.refused("CLAIM-2", UnknownRequestError, "release", ctx.request_id, 0)

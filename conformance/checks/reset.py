@@ -407,3 +407,21 @@ def a_reset_concerns_the_requests_of_every_replica(bench: Bench) -> None:
     for replica in range(2):
         hits = driver.hit(bench.prompt(2), replica)
         expect("RESET-2", hits, 0, f"blocks of old requests that are hit on replica {replica}")
+
+
+@check("RESET-2", "STEP-3", needs=("reset", "prefix"))
+def who_lived_through_a_reset_commits_nothing_however_long_it_lives(bench: Bench) -> None:
+    """A request from before a reset that goes on for pages shows nobody any of them."""
+    driver = bench.driver(total_num_pages=16)
+    ctx = driver.claim(driver.request(bench.prompt(6)))
+    driver.chunk(ctx, bench.size)
+    driver.alloc(ctx)
+    driver.forward(ctx)
+    driver.reset()
+    for token in range(bench.size + 2):
+        driver.alloc(ctx)
+        driver.forward(ctx, token=token)
+        expect("RESET-2", driver.hit(bench.prompt(4)), 0, "blocks of an old request that are hit")
+    tokens = ctx.tokens.all.tolist()
+    driver.release(ctx)
+    expect("RESET-2", driver.hit(tokens), 0, "blocks of an old request that is gone")
