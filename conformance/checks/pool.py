@@ -585,3 +585,17 @@ def fresh_pages_are_taken_in_the_order_of_their_ids(bench: Bench) -> None:
     requests = [driver.admit(bench.prompt(n, 20 * n)) for n in (2, 0, 3)]
     tables = [driver.pages(ctx) for ctx in requests]
     expect("POOL-11", tables, [[0, 1, 2], [3], [4, 5, 6, 7]], "pages of the first three requests")
+
+
+@check("POOL-2", "POOL-7", needs=("host", "transfers"))
+def pinned_pages_are_in_use(bench: Bench) -> None:
+    """A page that nobody holds, and that a load still writes, counts among the pages in use."""
+    driver = bench.with_chain_below(2)
+    bench.has("get_num_used_pages")
+    ctx = driver.claim(driver.request(bench.prompt(2)))
+    driver.begin(ctx)
+    driver.cancel(ctx)
+    used, free = driver.manager.get_num_used_pages(0), driver.manager.num_free_blocks(0)
+    expect("POOL-2", used, 8 - free, "pages in use, where pages are pinned")
+    driver.land_all()
+    expect("POOL-2", driver.manager.get_num_used_pages(0), 0, "pages in use in the end")

@@ -413,15 +413,10 @@ def a_reset_concerns_the_requests_of_every_replica(bench: Bench) -> None:
 def who_lived_through_a_reset_commits_nothing_however_long_it_lives(bench: Bench) -> None:
     """A request from before a reset that goes on for pages shows nobody any of them."""
     driver = bench.driver(total_num_pages=16)
-    ctx = driver.claim(driver.request(bench.prompt(6)))
-    driver.chunk(ctx, bench.size)
-    driver.alloc(ctx)
-    driver.forward(ctx)
+    ctx = driver.admit(bench.prompt(6, more=-1))
     driver.reset()
     for token in range(bench.size + 2):
-        driver.alloc(ctx)
         driver.forward(ctx, token=token)
-        expect("RESET-2", driver.hit(bench.prompt(4)), 0, "blocks of an old request that are hit")
-    tokens = ctx.tokens.all.tolist()
-    driver.release(ctx)
-    expect("RESET-2", driver.hit(tokens), 0, "blocks of an old request that is gone")
+        hits = driver.hit(ctx.tokens.all.tolist())
+        expect("RESET-2", hits, 0, "blocks of an old request that are hit")
+        driver.alloc(ctx)

@@ -228,16 +228,17 @@ def a_full_disk_keeps_nothing_from_the_store(bench: Bench) -> None:
     expect("STEP-5", other.hit(bench.prompt(1, 50)), 1, "blocks in the store, but not on disk")
 
 
-@check("STEP-5", "STORE-2", needs=("store",))
+@check("STEP-5", "STORE-2", needs=("store", "transfers"))
 def what_a_store_has_lost_is_put_again(bench: Bench) -> None:
     """A block that somebody has deleted is offered with the next commit, by who had put it, too."""
-    driver = bench.driver(**SHARED, head_dim=16)
+    driver = bench.controlled(**SHARED, head_dim=16)
     ctx = driver.serve(bench.prompt(2))
     driver.evict_all()
+    driver.land_all()
     for block in range(2):
         bench.damage(driver, "store", ctx, block, "missing")
-    driver.model.may_find(list(driver.model.stored))  # It may, and need not: they are gone.
     driver.serve(bench.prompt(2))
     driver.evict_all()
-    other = bench.beside(driver)
+    driver.land_all()
+    other = bench.beside(driver, auto_land=True)
     expect("STEP-5", other.hit(bench.prompt(2)), 2, "blocks that were put again")

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pagedkv.cli.conformance import plans_for
 from pagedkv.conformance.implementation import Implementation
 from pagedkv.conformance.peers.supported import check_supported
 from pagedkv.conformance.spec_text import rule_of
+from pagedkv.conformance.suite import Plan, all_checks, run_check, run_suite, with_methods_shown
 from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.interfaces import SyncKVCacheManager
@@ -270,9 +272,36 @@ def listed(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 def test_each_deviation_is_from_a_rule_that_binds_and_listed_once(
     listed: tuple[str, dict[str, Any]],
 ) -> None:
-    rules = [deviation["rule"] for deviation in listed[1]["deviation"]]
-    assert [rule for rule in rules if rule_of(rule).strength != "MUST"] == []
+    name, content = listed
+    rules = [deviation["rule"] for deviation in content["deviation"]]
+    choices = {rule for rule in rules if rule_of(rule).strength != "MUST"}
     assert len(rules) == len(set(rules))
+    assert not choices or choices <= peer(name).follows
+
+
+@pytest.mark.timeout(1200)
+def test_every_check_that_a_peer_fails_has_a_known_cause(
+    listed: tuple[str, dict[str, Any]],
+) -> None:
+    peer(listed[0])
+    [plan] = plans_for([f"pagedkv.conformance.peers.{listed[0]}"], [], None, None, examples=50)
+    outcomes = run_suite(all_checks(), plan)
+    assert {o.check.id: o.reason for o in outcomes if o.status == "failed"} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "found_by"),
+    [
+        ("max", "alloc.a_second_alloc_changes_nothing"),
+        ("vllm", "metrics.tokens_that_are_computed_again_count_once"),
+    ],
+)
+def test_the_suite_finds_tokens_that_a_peer_counts_wrongly(name: str, found_by: str) -> None:
+    peer(name)
+    module = importlib.import_module(f"pagedkv.conformance.peers.{name}")
+    [check] = [check for check in all_checks() if check.id == found_by]
+    outcome = run_check(check, Plan(with_methods_shown(module.with_counters), name))
+    assert (outcome.status, outcome.rule) == ("failed", "METRIC-1")
 
 
 def test_the_documentation_has_the_same_deviations(listed: tuple[str, dict[str, Any]]) -> None:
