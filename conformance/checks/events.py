@@ -26,6 +26,7 @@ from pagedkv.reference.events import (
     Claimed,
     Cleaned,
     Closed,
+    DiskOpened,
     Event,
     InputsBuilt,
     MetricsReset,
@@ -36,7 +37,9 @@ from pagedkv.reference.events import (
     StoreAnswered,
     TransferFailed,
     TransferLanded,
+    WriteBudgetRenewed,
 )
+from pagedkv.reference.identity import page_key
 from pagedkv.traces.events.codec import decode, encode
 
 
@@ -478,3 +481,70 @@ def what_others_have_put_is_not_put_again_without_a_word(bench: Bench) -> None:
     other.forward(ctx)
     other.evict_all()
     is_allowed(bench, other, events)
+
+
+# --- EVENT-1 again: what follows, and what fails in part ------------------------------------------
+
+
+@check("EVENT-1", "XFER-3", needs=("events", "host", "disk", "transfers"))
+def whatever_is_in_flight_was_reported(bench: Bench) -> None:
+    """Every transfer is reported by the call or the landing that issues it, follow-ups as well."""
+    events = Recording()
+    driver = bench.controlled(host_pages=4, disk_pages=8, tracer=events)
+    driver.serve(bench.prompt(2))
+    driver.evict_all()
+    while transfers := driver.in_flight():
+        told = {t.transfer for event in events for t in getattr(event, "issued", ())}
+        unknown = [transfer.id for transfer in transfers if transfer.id not in told]
+        expect("EVENT-1", unknown, [], "transfers in flight that were not reported")
+        driver.land(transfers[0])
+
+
+@check("EVENT-2", "TIER-6", needs=("events", "host", "transfers"))
+def a_failure_names_the_blocks_at_fault(bench: Bench) -> None:
+    """The event of a failure carries its reason and the blocks that were given, and no others."""
+    driver = bench.with_chain_below(3, tracer=(events := Recording()))
+    ctx = driver.claim(driver.request(bench.prompt(3)))
+    driver.begin(ctx)
+    for load in driver.loads():
+        at_fault = list(load.keys[-1:])
+        seen = reported(events, lambda: driver.fail(load, "timeout", at_fault))  # noqa: B023
+        told = [event for event in seen if isinstance(event, TransferFailed)]
+        expected = [TransferFailed(load.id, "timeout", tuple(at_fault))]
+        expect("EVENT-2", told, expected, "event of a failure")
+    demand("ALLOC-11", not driver.finish(ctx), "an allocation was served by a failed load")
+    seen = reported(events, lambda: driver.release(ctx))
+    expect("EVENT-1", kinds(seen), [Released], "events of the release of who was failed")
+
+
+@check("EVENT-1", "CLOSE-1", needs=("events", "host", "transfers", "shutdown"))
+def nothing_is_reported_after_the_end(bench: Bench) -> None:
+    """What lands at the end is reported before the end itself."""
+    events = Recording()
+    driver = bench.controlled(host_pages=8, tracer=events)
+    driver.serve(bench.prompt(2))
+    seen = reported(events, driver.shutdown)
+    places = [n for n, kind in enumerate(kinds(seen)) if kind is Closed]
+    expect("EVENT-1", places, [len(seen) - 1], f"places of the end among {len(seen)} events")
+
+
+@check("EVENT-1", "NS-4", needs=("events", "disk"))
+def what_a_disk_holds_is_reported_when_it_is_opened(bench: Bench) -> None:
+    """The blocks that a restart finds are those that it has reported."""
+    driver = bench.driver(host_pages=8, disk_pages=8, model_fingerprint="weights")
+    ctx = driver.serve(bench.prompt(3))
+    restarted = bench.restart(driver, tracer=(events := Recording()))
+    told = {key for event in events if isinstance(event, DiskOpened) for key in event.keys}
+    found = driver.model.digests(ctx, restarted.hit(bench.prompt(3)))
+    keys = {page_key(digest, driver.setup.hash_algorithm) for digest in found}
+    expect("EVENT-1", keys - told, set(), "blocks that were found on disk and not reported")
+
+
+@check("EVENT-1", "TIER-8", needs=("events", "disk"))
+def a_new_budget_is_reported(bench: Bench) -> None:
+    """Where the write budget can be renewed, that is an event."""
+    driver, events = bench.recorded(host_pages=8, disk_pages=8, disk_writes_per_day=1)
+    renew = getattr(driver.manager, "renew_write_budget", None)
+    if not callable(renew):
+        raise Skip(f"{bench.implementation.name} has no renew_write_budget")
+    expect("EVENT-1", kinds(reported(events, renew)), [WriteBudgetRenewed], "events of a renewal")

@@ -23,6 +23,7 @@ def _other_layouts(bench: Bench) -> list[dict[str, Any]]:
     layouts: list[dict[str, Any]] = [
         {"layers": 3},
         {"head_dim": 4},
+        {"layers": 4, "head_dim": 1},  # as many bytes
         {"page_size": 2 * bench.size},
         {"hash_algorithm": "xxh3_128"},
         {"hash_algorithm": "sha256_64"},

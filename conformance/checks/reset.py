@@ -420,3 +420,28 @@ def who_lived_through_a_reset_commits_nothing_however_long_it_lives(bench: Bench
         hits = driver.hit(ctx.tokens.all.tolist())
         expect("RESET-2", hits, 0, "blocks of an old request that are hit")
         driver.alloc(ctx)
+
+
+@check("RESET-2", "ALLOC-6", needs=("reset", "host", "transfers"))
+def nobody_waits_for_a_load_from_before(bench: Bench) -> None:
+    """Who joins the load of a block that an old load brings too waits for the new one."""
+    bench.writes("through")
+    driver = bench.with_chain_below(1, write_policy="through")
+    driver.begin(driver.claim(driver.request(bench.prompt(1))))
+    old = driver.loads()
+    driver.reset()
+    driver.serve(bench.prompt(1))
+    for transfer in driver.in_flight():
+        if transfer.kind != "onload":
+            driver.land(transfer)
+    driver.evict_all()
+    first, second = (driver.claim(driver.request(bench.prompt(1))) for _ in range(2))
+    waits_for = driver.begin(first).transfers
+    expect("RESET-2", driver.begin(second).transfers, waits_for, "loads that the second waits for")
+    for transfer in old:
+        driver.land(transfer)
+    driver.land_all()
+    for ctx in (first, second):
+        driver.finish(ctx)
+        expect("RESET-2", ctx.tokens.processed_length, bench.size, "tokens found cached")
+    driver.forward(first, second)

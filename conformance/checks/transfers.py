@@ -381,3 +381,56 @@ def one_block_at_fault_fails_the_whole_offload(bench: Bench) -> None:
     driver.serve(bench.prompt(2, 50))
     driver.land_all()
     expect("XFER-4", driver.hit_below(bench.prompt(2, 50)), 2, "blocks that got the slots")
+
+
+@check("XFER-3", "POOL-7", needs=("host", "transfers", "probes"))
+def a_late_load_moves_no_page(bench: Bench) -> None:
+    """A page whose request is gone keeps its place, whenever its load lands."""
+    left = []
+    for early in (True, False):
+        driver = bench.with_chain_below(1)
+        held = [driver.hold(bench.prompt(1, start)) for start in (50, 90)]
+        driver.land_all()
+        ctx = driver.claim(driver.request(bench.prompt(1)))
+        driver.begin(ctx)
+        driver.cancel(ctx)
+        if early:
+            driver.land_all()
+        for other in held:
+            driver.release(other)
+        driver.land_all()
+        driver.release(driver.admit(range(10**6, 10**6 + 6 * bench.size)))
+        probes = [driver.probe(driver.request(bench.prompt(1, n)))[0] for n in (0, 50, 90)]
+        left.append([hits.device_blocks for hits in probes])
+    expect("XFER-3", left[1], left[0], "blocks left after a landing at another time")
+
+
+@check("XFER-5", "XFER-4", needs=("host", "transfers", "replicas"))
+def a_block_that_was_computed_meanwhile_survives_a_failed_load(bench: Bench) -> None:
+    """A load that fails takes nothing from who has computed the same block."""
+    driver = eager(bench, **ISOLATED)
+    computing = driver.admit(bench.prompt(1))  # Nobody has the block yet.
+    driver.serve(bench.prompt(1), 1)
+    driver.land_all()
+    loading = driver.claim(driver.request(bench.prompt(1)))
+    driver.begin(loading)
+    demand("XFER-5", bool(driver.loads()), "a block in host memory is not loaded")
+    driver.forward(computing)
+    driver.fail_loads("io_error")
+    driver.release(loading)
+    driver.land_all()
+    third = driver.claim(driver.request(bench.prompt(1)))
+    expect("XFER-5", driver.begin(third).transfers, (), "loads of a block that was computed")
+    driver.finish(third)
+    expect("XFER-5", driver.pages(third)[0], driver.pages(computing)[0], "page of the block")
+
+
+@check("XFER-3", "TIER-6", needs=("host", "disk", "store", "transfers"))
+def what_was_written_to_all_tiers_makes_room(bench: Bench) -> None:
+    """Blocks of host memory that disk and store have got leave their slots to others."""
+    driver = eager(bench, host_pages=2, disk_pages=8, store=True)
+    for start in (0, 50, 90):
+        driver.serve(bench.prompt(2, start))
+        driver.land_all()
+        expect("XFER-3", driver.hit_below(bench.prompt(2, start)), 2, "blocks that got the slots")
+        driver.land_all()

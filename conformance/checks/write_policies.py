@@ -212,7 +212,7 @@ def with_dirty_pages(bench: Bench) -> tuple[Driver, list[TextContext]]:
     bench.writes("write_back")
     driver = bench.controlled(host_pages=8, write_policy="write_back")
     if not callable(getattr(driver.manager, "clean", None)):
-        raise Skip("cleaning cannot be asked for")
+        raise Skip(f"{bench.implementation.name} has no clean")
     driver.hold(bench.prompt(1, 90))
     return driver, [driver.serve(bench.prompt(1, start)) for start in (0, 50)]
 
@@ -297,7 +297,7 @@ def a_renewed_budget_is_that_of_a_day(bench: Bench) -> None:
     options = {"host_pages": 8, "disk_pages": 8, "disk_writes_per_day": 2}
     driver = bench.controlled(write_policy="through", **options)
     if not callable(getattr(driver.manager, "renew_write_budget", None)):
-        raise Skip("the budget cannot be renewed")
+        raise Skip(f"{bench.implementation.name} has no renew_write_budget")
     written = []
     for tokens in (bench.prompt(1, 90), bench.prompt(4), bench.prompt(2, 50)):
         driver.serve(tokens)

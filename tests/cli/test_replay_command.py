@@ -99,7 +99,7 @@ def test_no_line_is_wider_than_the_terminal(
         ("--limit 9999999999999999999999", "'--limit'"),
         ("--format parquet", "'--format': 'parquet' is not one of pagedkv, bailian"),
         ("--block-size 7", "leave --block-size out"),
-        ("--impl nobody", "--impl: 'nobody' is no implementation"),
+        ("--impl nobody", "'nobody' cannot be imported"),
         ("--impl nobody:make", "module 'nobody' cannot be imported"),
         ("--impl json:dumps", "--impl json:dumps cannot build a manager"),
         ("--impl builtins:str", "built a str, which lacks what a replay calls: claim"),

@@ -403,7 +403,7 @@ def test_implementations_are_found_by_name() -> None:
     ("name", "message"),
     [
         ("", "is no implementation: use 'reference' or"),
-        ("os", "is no implementation"),
+        ("os", "has no function 'implementation'"),
         (":factory", "is no implementation"),
         (".relative:factory", "is no implementation"),
         ("no_such_module:factory", "cannot be imported .* install it, or add its folder"),
