@@ -141,11 +141,14 @@ class MaxManager:
         """MAX's ``runtime_inputs``: its own memory, as tensors; uint32, and as wide as MAX's."""
         bounds = batch_characteristics
         with self._translated(batches) as translated:
-            inputs = self._manager.runtime_inputs(
-                translated,
-                max_cache_length=max_cache_length,
-                batch_characteristics=bounds and MaxBatchCharacteristics(**asdict(bounds)),
-            )
+            try:
+                inputs = self._manager.runtime_inputs(
+                    translated,
+                    max_cache_length=max_cache_length,
+                    batch_characteristics=bounds and MaxBatchCharacteristics(**asdict(bounds)),
+                )
+            finally:
+                self._wait_for_copies()
         return KVCacheInputs(
             [
                 KVCacheInputsPerDevice(
@@ -205,7 +208,7 @@ class MaxManager:
         self._manager.shutdown()
 
     def _wait_for_copies(self) -> None:
-        """MAX queues copies between replicas before its next forward; the suite is not in there."""
+        """Replicas' copies and tables wait in MAX's queue for its next forward; others would not."""
         for replica in range(self._replicas if self._replicas > 1 else 0):
             for values in self._manager.get_device_buffer(replica).values:
                 values.device.synchronize()
