@@ -84,7 +84,7 @@ class CallLog:
         options.append(f"request_id={str(ctx.request_id)!r}")
         for field in ("cache_salt", "adapter", "images", "token_hash_overrides", "preempted"):
             value = getattr(ctx, field)
-            if value:
+            if value not in (None, [], False):  # an empty salt is one, too
                 options.append(f"{field}={value!r}")
         self.lines.append(f"{name} = TextContext({', '.join(options)})")
 

@@ -208,7 +208,7 @@ class MaxManager:
         self._manager.shutdown()
 
     def _wait_for_copies(self) -> None:
-        """Replicas' copies and tables wait in MAX's queue for its next forward; others would not."""
+        """Copies wait in MAX's queue for its next forward; who reads with torch is not in there."""
         for replica in range(self._replicas if self._replicas > 1 else 0):
             for values in self._manager.get_device_buffer(replica).values:
                 values.device.synchronize()
