@@ -82,7 +82,10 @@ class CallLog:
         tokens = ctx.tokens.all[: ctx.tokens.prompt_length].tolist()
         options = [f"max_length={ctx.max_length}", f"tokens=TokenBuffer({_array(tokens)})"]
         options.append(f"request_id={str(ctx.request_id)!r}")
-        for field in ("cache_salt", "adapter", "images", "token_hash_overrides", "preempted"):
+        for field in (
+            *("cache_salt", "adapter", "images", "token_hash_overrides"),
+            *("given_digests", "preempted"),
+        ):
             value = getattr(ctx, field)
             if value not in (None, [], False):  # an empty salt is one, too
                 options.append(f"{field}={value!r}")

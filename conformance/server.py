@@ -242,18 +242,18 @@ class Server(Observer):
 
     def update(self, ctx: TextContext, token: int = 7) -> None:
         """The context takes a sampled token."""
-        self.log.call(f"{name_of(ctx)}.update({token})")
+        self.log.call(f"{name_of(ctx)}.update({token})", ctx)
         ctx.update(token)
 
     def update_later(self, ctx: TextContext, pending: int = 1) -> None:
         """The context takes a placeholder for a token that is not known yet."""
-        self.log.call(f"{name_of(ctx)}.update_with_future_token({pending})")
+        self.log.call(f"{name_of(ctx)}.update_with_future_token({pending})", ctx)
         ctx.update_with_future_token(pending)
 
     def realize(self, ctx: TextContext, token: int) -> None:
         """The oldest placeholder becomes a token; a forward that has computed it knew which."""
         position = len(ctx.tokens) - ctx.pending_future_count
-        self.log.call(f"{name_of(ctx)}.realize_future_token({token})")
+        self.log.call(f"{name_of(ctx)}.realize_future_token({token})", ctx)
         ctx.realize_future_token(token)
         for driver in (self, self.twin):
             if driver is not None and position < ctx.tokens.processed_length:
@@ -289,7 +289,7 @@ class Server(Observer):
 
     def start_over(self, ctx: TextContext) -> None:
         """A released request is preempted: all its tokens are active again."""
-        self.log.call(f"{name_of(ctx)}.reset()")
+        self.log.call(f"{name_of(ctx)}.reset()", ctx)
         ctx.reset()
 
     def serve(self, tokens: Iterable[int], replica: int = 0, **options: Any) -> TextContext:

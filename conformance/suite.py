@@ -23,7 +23,7 @@ Status = Literal["passed", "failed", "deviates", "skipped", "not asked"]
 """``deviates``: it fails, and its owner's list says so; ``not asked``: a SHOULD rule that the
 implementation does not claim to follow."""
 
-CHECK_TIMEOUT_S = 300.0
+CHECK_TIMEOUT_S = 120.0
 """Longest a check may take, in seconds; a manager that hangs fails it."""
 
 
