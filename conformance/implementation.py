@@ -7,6 +7,7 @@ from typing import Literal, Protocol, get_args
 
 from pagedkv.reference.context import Context
 from pagedkv.reference.identity import PageKey
+from pagedkv.reference.params import HashAlgorithm
 from pagedkv.reference.tier_names import FailReason, TierName, TransferKind
 from pagedkv.traces.manager_setup import ManagerFactory
 
@@ -56,6 +57,12 @@ METHODS: dict[Capability, tuple[str, ...]] = {
 }
 """The methods that a capability needs; those that are not here need none of their own."""
 
+TIER_METHODS: dict[Capability, tuple[str, ...]] = {
+    "host": ("get_num_host_pages", "get_num_used_host_pages"),
+    "disk": ("get_num_disk_pages", "get_num_used_disk_pages"),
+}
+"""The methods that count the pages of a tier, for those who have them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Implementation:
@@ -73,6 +80,8 @@ class Implementation:
     """Ids of the SHOULD rules that it follows; the others are not asked of it."""
     write_policies: tuple[Literal["through", "write_back", "reuse"], ...] = ("through",)
     """Write policies that it knows, the one to use by default first."""
+    hash_algorithms: tuple[HashAlgorithm, ...] = get_args(HashAlgorithm)
+    """Hash algorithms that it has (ID-1); checks that need another one are skipped."""
     page_size: int = 4
     """Tokens per page in checks that do not need another size."""
     deviations: Path | None = None
@@ -85,6 +94,12 @@ class Implementation:
             raise ValueError(
                 f"{self.name}: no such capabilities: {', '.join(unknown)}; "
                 f"there are {', '.join(CAPABILITIES)}"
+            )
+        wrong = sorted(set(self.hash_algorithms) - set(get_args(HashAlgorithm)))
+        if wrong or not self.hash_algorithms:
+            raise ValueError(
+                f"{self.name}: hash_algorithms is {self.hash_algorithms!r}; name one or more of "
+                f"{', '.join(get_args(HashAlgorithm))}"
             )
         if self.page_size < 2:
             raise ValueError(
@@ -195,8 +210,13 @@ def offered_by(manager: object, declared: Iterable[Capability]) -> frozenset[Cap
     shown: set[Capability] = {
         capability
         for capability, methods in METHODS.items()
-        if all(callable(getattr(manager, name, None)) for name in methods)
+        if not missing_methods(manager, methods)
     }
     if "memory" in shown:
         shown.add("bytes")
     return frozenset(declared) | shown
+
+
+def missing_methods(manager: object, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are no methods of ``manager``."""
+    return [name for name in names if not callable(getattr(manager, name, None))]

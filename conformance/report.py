@@ -11,6 +11,7 @@ from typing import get_args
 import jinja2
 from markupsafe import Markup, escape
 
+from pagedkv.conformance.check import Check
 from pagedkv.conformance.spec_text import Rule, rules
 from pagedkv.conformance.suite import Outcome, Plan, Status
 
@@ -28,6 +29,8 @@ class Result:
     """What was run."""
     outcomes: Sequence[Outcome]
     """How it went, check by check."""
+    not_reached: Sequence[Check] = ()
+    """Checks that were not run to their end, since the run was stopped; the result is partial."""
 
     @property
     def counts(self) -> Counter[Status]:
@@ -36,14 +39,28 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed."""
-        return not self.counts["failed"]
+        """Whether every check was run, and none failed."""
+        return not self.counts["failed"] and not self.not_reached
 
     @property
     def summary(self) -> str:
         """The counts as a sentence."""
         parts = [f"{self.counts[s]} {s}" for s in STATUSES if self.counts[s]]
-        return f"{len(self.outcomes)} checks: " + ", ".join(parts)
+        done = f"{len(self.outcomes)} checks"
+        if self.not_reached:
+            of = len(self.outcomes) + len(self.not_reached)
+            done = f"partial, stopped after {len(self.outcomes)} of {of} checks"
+        return ": ".join(filter(None, (done, ", ".join(parts))))
+
+    def alike(self, status: Status) -> list[list[Outcome]]:
+        """The checks that ended so; those that one and the same exception ended stand together."""
+        groups: dict[object, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            if outcome.status == status:
+                shared = outcome.details or not outcome.reproduction
+                same = (outcome.reason, outcome.where) if shared else outcome.check.id
+                groups.setdefault(same, []).append(outcome)
+        return list(groups.values())
 
     def of_rule(self, rule: Rule) -> list[Outcome]:
         """The checks that are mainly about a rule."""
@@ -75,9 +92,12 @@ def _implementation(result: Result) -> dict[str, object]:
         "name": implementation.name,
         "version": implementation.version,
         "capabilities": sorted(implementation.capabilities),
+        "notes": list(result.plan.notes),
         "follows": sorted(implementation.follows),
         "profile": result.plan.profile.name if result.plan.profile else None,
         "ok": result.ok,
+        "partial": bool(result.not_reached),
+        "not_reached": [check.id for check in result.not_reached],
         "counts": {status: result.counts[status] for status in STATUSES},
         "checks": [_outcome(outcome) for outcome in result.outcomes],
     }
@@ -93,6 +113,7 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
         "broken_rule": outcome.rule or None,
         "reason": outcome.reason or None,
         "deviation": outcome.known.model_dump() if outcome.known else None,
+        "where": outcome.where or None,
         "reproduction": outcome.reproduction or None,
         "details": outcome.details or None,
         "seconds": round(outcome.seconds, 4),
@@ -104,35 +125,40 @@ def as_junit(results: Sequence[Result]) -> bytes:
     root = ET.Element("testsuites")
     for result in results:
         implementation, counts = result.plan.implementation, result.counts
+        left_out = counts["skipped"] + counts["not asked"] + counts["deviates"]
         suite = ET.SubElement(
             root,
             "testsuite",
             name=f"{implementation.name} {implementation.version}",
-            tests=str(len(result.outcomes)),
+            tests=str(len(result.outcomes) + len(result.not_reached)),
             failures=str(counts["failed"]),
             errors="0",
-            skipped=str(counts["skipped"] + counts["not asked"] + counts["deviates"]),
+            skipped=str(left_out + len(result.not_reached)),
             time=f"{sum(o.seconds for o in result.outcomes):.3f}",
         )
+        if result.not_reached:
+            properties = ET.SubElement(suite, "properties")
+            ET.SubElement(properties, "property", name="partial", value=result.summary)
         for outcome in result.outcomes:
-            section, _, name = outcome.check.id.partition(".")
-            case = ET.SubElement(
-                suite,
-                "testcase",
-                classname=f"pagedkv.conformance.{section}",
-                name=name,
-                time=f"{outcome.seconds:.3f}",
-            )
+            case = _case(suite, outcome.check, outcome.seconds)
             if outcome.status == "failed":
-                failure = ET.SubElement(case, "failure", message=_xml_text(outcome.reason))
+                failure = ET.SubElement(case, "failure", message=_xml_text(outcome.told))
                 failure.text = _xml_text(f"{outcome.reproduction}\n\n{outcome.details}".strip())
             elif outcome.status != "passed":
                 told = f"{outcome.status}: {outcome.reason}"
                 ET.SubElement(case, "skipped", message=_xml_text(told))
+        for check in result.not_reached:
+            ET.SubElement(_case(suite, check, 0), "skipped", message="not reached: stopped before")
     ET.indent(root)
     return (
         b'<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode").encode()
     )
+
+
+def _case(suite: ET.Element, check: Check, seconds: float) -> ET.Element:
+    section, _, name = check.id.partition(".")
+    classname = f"pagedkv.conformance.{section}"
+    return ET.SubElement(suite, "testcase", classname=classname, name=name, time=f"{seconds:.3f}")
 
 
 def _xml_text(text: str) -> str:

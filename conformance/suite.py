@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,18 +13,19 @@ from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import CHECKS, Check
 from pagedkv.conformance.deviations import Deviation
 from pagedkv.conformance.implementation import Implementation
+from pagedkv.conformance.introduction import introduce
+from pagedkv.conformance.own_frame import own_frame
 from pagedkv.conformance.profiles import Profile
 from pagedkv.conformance.recorded.specification import SpecificationFactory
 from pagedkv.conformance.spec_text import rules
-from pagedkv.conformance.time_limit import time_limit
+from pagedkv.conformance.time_limit import CHECK_TIMEOUT_S, time_limit
 from pagedkv.conformance.violation import Violation
+from pagedkv.reference.interfaces import AsyncKVCacheManager, SyncKVCacheManager
+from pagedkv.traces.manager_setup import ManagerSetup
 
 Status = Literal["passed", "failed", "deviates", "skipped", "not asked"]
 """``deviates``: it fails, and its owner's list says so; ``not asked``: a SHOULD rule that the
 implementation does not claim to follow."""
-
-CHECK_TIMEOUT_S = 120.0
-"""Longest a check may take, in seconds; a manager that hangs fails it."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,18 @@ class Outcome:
     reproduction: str = ""
     """Python that makes the same calls."""
     details: str = ""
-    """Where in the implementation it happened, if an exception came from there."""
+    """The traceback of the exception that ended it, if it was no :class:`Violation`."""
+    where: str = ""
+    """The implementation's own frame in that traceback, or in that of a wrong refusal."""
     seconds: float = 0.0
     """How long it took."""
     known: Deviation | None = None
     """What the owner's list says of it."""
+
+    @property
+    def told(self) -> str:
+        """The reason, and where in the implementation it arose."""
+        return f"{self.reason} ({self.where})" if self.where else self.reason
 
 
 def all_checks() -> list[Check]:
@@ -78,6 +86,8 @@ class Plan:
     """What recorded runs are validated against; ``None``: they are not."""
     timeout_s: float = CHECK_TIMEOUT_S
     """Longest a check may take, in seconds."""
+    notes: Sequence[str] = ()
+    """What the implementation can do in part only, for people."""
 
 
 def run_suite(checks: Iterable[Check], plan: Plan) -> Iterator[Outcome]:
@@ -114,34 +124,43 @@ def run_check(check: Check, plan: Plan) -> Outcome:
 
 
 def _run(check: Check, plan: Plan) -> Outcome:
-    with Bench(plan.implementation, plan.reference, plan.impl) as bench:
-        bench.examples = plan.examples
-        bench.specification = plan.specification
-        try:
-            with time_limit(plan.timeout_s):
-                check.run(bench)
-                bench.all_clear()
-        except Skip as skip:
-            return Outcome(check, "skipped", str(skip))
-        except Exception as error:
-            log = bench.drivers[0].log.text if bench.drivers else ""
-            if isinstance(error, Violation):
-                return Outcome(check, "failed", str(error), error.rule, log)
-            reason = f"{type(error).__name__}: {error}"
-            details = "".join(traceback.format_exception(error))
-            return Outcome(check, "failed", reason, check.rule.id, log, details)
+    bench = Bench(_with_its_own_hashes(plan.implementation), plan.reference, plan.impl)
+    bench.examples = plan.examples
+    bench.specification = plan.specification
+    try:
+        with time_limit(plan.timeout_s), bench:
+            check.run(bench)
+            bench.all_clear()
+    except Skip as skip:
+        return Outcome(check, "skipped", str(skip))
+    except Exception as error:
+        log = bench.drivers[0].log.text if bench.drivers else ""
+        make = plan.implementation.make
+        if isinstance(error, Violation):
+            where = own_frame(error.__cause__, make) if error.__cause__ else ""
+            return Outcome(check, "failed", str(error), error.rule, log, where=where)
+        reason = f"{type(error).__name__}: {error}"
+        details = "".join(traceback.format_exception(error))
+        where = own_frame(error, make)
+        return Outcome(check, "failed", reason, check.rule.id, log, details, where)
     return Outcome(check, "passed")
+
+
+def _with_its_own_hashes(implementation: Implementation) -> Implementation:
+    """The implementation, which leaves a check that needs a hash algorithm that it lacks."""
+
+    def make(setup: ManagerSetup) -> SyncKVCacheManager | AsyncKVCacheManager:
+        if setup.hash_algorithm not in implementation.hash_algorithms:
+            raise Skip(f"{implementation.name} has no hash algorithm {setup.hash_algorithm}")
+        return implementation.make(setup)
+
+    return replace(implementation, make=make)
 
 
 def with_methods_shown(implementation: Implementation) -> Implementation:
     """The implementation with the capabilities that the methods of its manager show.
 
     Raises:
-        Exception: Whatever its factory raises for the smallest of setups.
+        SetUpError: It cannot build a small manager, or lacks a method that every one has.
     """
-    with Bench(implementation, None, "") as bench:
-        driver = bench.driver()
-        capabilities = driver.capabilities
-        if driver.is_async:
-            capabilities |= {"async"}
-    return replace(implementation, capabilities=capabilities)
+    return introduce(implementation).implementation

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+CHECK_TIMEOUT_S = 120.0
+"""Longest a check may take by default, in seconds; a manager that hangs fails it."""
+
 
 class OutOfTimeError(RuntimeError):
     """A piece of code took too long: it hangs, or waits for something that does not come."""
@@ -13,7 +16,9 @@ class OutOfTimeError(RuntimeError):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt the block after so many seconds; in other threads than the main one, never.
+    """Interrupt the block after so many seconds, and what clears away after it after as many more.
+
+    In other threads than the main one nothing is interrupted.
 
     Raises:
         OutOfTimeError: It took longer.
@@ -26,7 +31,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise OutOfTimeError(f"no end after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ told apart by what they move, so that each side may name them in its own way.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 from pagedkv.conformance.recorded.player import Player
 from pagedkv.conformance.recorded.specification import SpecificationFactory
@@ -67,15 +67,32 @@ def validate(
     return follower.unfinished() or follower.count
 
 
+class Names(Protocol):
+    """Names of pages in a run that are not those of the specification."""
+
+    def pair(self, seen: Event, expected: Event) -> None:
+        """Learn from an event and from what the specification reports in its place."""
+        ...
+
+    def own(self, event: Event) -> Event:
+        """An event of the run with the specification's names."""
+        ...
+
+
 class Follower:
-    """The specification on its way through a run. The arguments are those of :func:`validate`."""
+    """The specification on its way through a run.
+
+    The arguments are those of :func:`validate`, and the names of pages if they are other ones.
+    """
 
     def __init__(
         self,
         setup: RunSetup,
         specification: SpecificationFactory,
         start: RunStart | None = None,
+        names: Names | None = None,
     ) -> None:
+        self._names = names
         self.player = Player(setup, specification, start)
         """Plays the events."""
         self.count = 0
@@ -97,14 +114,18 @@ class Follower:
         reported = self.player.reported
         if not reported:
             try:
-                self.player.play(seen)
+                self.player.play(seen if self._names is None else self._names.own(seen))
             except (PagedKVError, ValueError) as error:
                 reason = f"the specification refuses this: {error}"
                 return Divergence(self.seq, seen, None, reason, type(error))
         if not reported:
             reason = "the specification has nothing to report here"
             return Divergence(self.seq, seen, None, reason)
-        expected = self._translate(reported.popleft(), seen)
+        event = reported.popleft()
+        if self._names is not None:
+            self._names.pair(seen, event)
+            seen = self._names.own(seen)
+        expected = self._translate(event, seen)
         if expected != seen:
             return Divergence(self.seq, seen, expected, _difference(seen, expected))
         self.count += 1

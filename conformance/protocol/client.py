@@ -46,6 +46,7 @@ def implementation_of_command(
         capabilities=frozenset(who.capabilities),
         follows=frozenset(who.follows),
         write_policies=tuple(who.write_policies),
+        hash_algorithms=tuple(who.hash_algorithms),
         page_size=who.page_size,
     )
 

@@ -13,7 +13,7 @@ from pagedkv.reference.context import (
     SpecDecodingState,
     TextContext,
 )
-from pagedkv.reference.tokens import TokenBuffer, TokenHashOverride
+from pagedkv.reference.tokens import TokenArray, TokenBuffer, TokenHashOverride
 
 
 def id_text(request_id: Hashable) -> str:
@@ -128,13 +128,22 @@ def _text(number: int | None) -> str | None:
     return None if number is None else str(number)
 
 
+class _SentTokens(TokenBuffer):
+    """Tokens that come all at once: a long answer, one by one, took most of the time of a call."""
+
+    def __init__(self, array: TokenArray, prompt_length: int) -> None:
+        super().__init__(array)
+        if not 1 <= prompt_length <= len(array):
+            raise ValueError(
+                f"prompt_length is {prompt_length}; there are {len(array)} tokens, and a prompt "
+                "has one of them at least"
+            )
+        self._prompt_length = prompt_length
+
+
 def _tokens(data: ContextData) -> TokenBuffer:
     """The tokens, with the prompt, the window and the chunk that they have elsewhere."""
-    array = np.array(data.tokens, dtype=np.int64)
-    tokens = TokenBuffer(array[: data.prompt_length])
-    for token in array[data.prompt_length :]:
-        tokens.advance_with_token(int(token))
-    tokens.rewind_processing(tokens.processed_length)
+    tokens = _SentTokens(np.array(data.tokens, dtype=np.int64), data.prompt_length)
     tokens.skip_processing(data.processed)
     if data.position < len(tokens):
         tokens.chunk(data.position - data.processed)

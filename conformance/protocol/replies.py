@@ -5,64 +5,74 @@
 
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, cast, get_args
 
 import pydantic
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter
 
 from pagedkv.conformance.implementation import Capability
-from pagedkv.conformance.protocol.message import Hex, Message
+from pagedkv.conformance.protocol.message import VERSION, Hex, Message
 from pagedkv.conformance.protocol.requests import CALLS
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
+from pagedkv.reference.params import HashAlgorithm
 from pagedkv.reference.tier_names import TierName, TransferKind
 
 NOT_ON_A_LINE: frozenset[Capability] = frozenset({"async", "memory", "vocabulary"})
 """Capabilities that are about Python objects, which no line can carry."""
 
 
+def _is_ours(version: int) -> int:
+    if version != VERSION:
+        raise ValueError(
+            f"speaks version {version} of the protocol, this is version {VERSION}: use a release "
+            f"of pagedkv that speaks {version}"
+        )
+    return version
+
+
+def _fits_on_a_line(capability: Capability) -> Capability:
+    if capability in NOT_ON_A_LINE:
+        raise ValueError(f"{capability!r} is about Python objects, which no line can carry")
+    return capability
+
+
 class Introduction(Message):
     """Who answers."""
 
-    version: int
+    version: Annotated[int, AfterValidator(_is_ours)]
     """Version of the protocol that it speaks."""
     name: str
     """What reports call the implementation."""
     implementation_version: str
     """The implementation's own version."""
-    capabilities: list[Capability]
+    capabilities: list[Annotated[Capability, AfterValidator(_fits_on_a_line)]]
     """What it can do beyond what its calls show."""
     follows: list[str]
     """Ids of the SHOULD rules that it follows."""
     write_policies: Annotated[list[Literal["through", "write_back", "reuse"]], Field(min_length=1)]
     """Write policies that it knows, the one to use by default first."""
-    page_size: Annotated[int, Field(ge=1)]
+    hash_algorithms: list[HashAlgorithm] = Field(
+        default_factory=lambda: list(get_args(HashAlgorithm)), min_length=1
+    )
+    """Hash algorithms that it has (ID-1); by default all."""
+    page_size: Annotated[int, Field(ge=2)]
     """Tokens per page in checks that do not need another size."""
 
-    @pydantic.field_validator("capabilities")
-    @classmethod
-    def _fit_on_a_line(cls, capabilities: list[Capability]) -> list[Capability]:
-        for capability in capabilities:
-            if capability in NOT_ON_A_LINE:
-                raise ValueError(f"{capability!r} is about Python objects, which no line can carry")
-        return capabilities
+
+def _is_of_a_manager(call: str) -> str:
+    if call not in CALLS or call in ("hello", "open", "close"):
+        raise ValueError(f"{call!r} is no call of a manager")
+    return call
 
 
 class Opened(Message):
     """A manager was built."""
 
-    calls: list[str]
+    calls: list[Annotated[str, AfterValidator(_is_of_a_manager)]]
     """The calls that it answers, besides ``close``."""
     slot_nbytes: Annotated[int, Field(ge=1)] | None
     """Bytes of one token in all layers, shards, caches and scales, content that is equal on all
     shards once; ``null`` without the capability ``bytes``."""
-
-    @pydantic.field_validator("calls")
-    @classmethod
-    def _are_calls(cls, calls: list[str]) -> list[str]:
-        for call in calls:
-            if call not in CALLS or call in ("hello", "open", "close"):
-                raise ValueError(f"{call!r} is no call of a manager")
-        return calls
 
 
 class Window(Message):

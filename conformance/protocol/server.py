@@ -87,6 +87,7 @@ class Server:
             capabilities=sorted(who.capabilities - replies.NOT_ON_A_LINE),
             follows=sorted(who.follows),
             write_policies=list(who.write_policies),
+            hash_algorithms=list(who.hash_algorithms),
             page_size=who.page_size,
         )
 

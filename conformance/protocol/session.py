@@ -17,6 +17,9 @@ from pagedkv.traces.events.codec import decode
 QUOTED_CHARACTERS = 300
 """Most of a malformed line that an error quotes."""
 
+MISTAKES = 20
+"""Most mistakes of one line that an error tells."""
+
 
 class Session:
     """One process that speaks the protocol, and the managers that are open in it.
@@ -43,11 +46,6 @@ class Session:
             raise
         except Exception as error:  # an error reply, of whatever kind
             raise ProtocolError(f"{command!r} refuses version {VERSION}: {error}") from error
-        if who.version != VERSION:
-            raise ProtocolError(
-                f"{command!r} speaks version {who.version} of the protocol, this is version "
-                f"{VERSION}: use a release of pagedkv that speaks {who.version}"
-            )
         return who
 
     # Any: the result's type depends on the call; replies.RESULTS has it.
@@ -71,14 +69,13 @@ class Session:
         return reply.result
 
     def _malformed(self, call: str, line: bytes, error: ValidationError) -> MalformedReplyError:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
         text = line.decode(errors="replace")
         if len(text) > QUOTED_CHARACTERS:
             text = f"{text[:QUOTED_CHARACTERS]}... ({len(line)} bytes)"
+        mistakes = [".".join(map(str, m["loc"])) + f": {m['msg']}" for m in error.errors()]
         problem = self.process.quote(
             f"has answered {call!r} with a line that is no reply to it: {text}\n"
-            f"{place + ': ' if place else ''}{first['msg']}"
+            + "\n".join(mistake.removeprefix(": ") for mistake in mistakes[:MISTAKES])
         )
         self.process.close()  # what else it has to say would be taken for other answers
         return MalformedReplyError(problem)

@@ -1,6 +1,7 @@
 """Finds the implementation that a command is to run on, by name."""
 
 import importlib
+import shlex
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
@@ -54,7 +55,7 @@ def resolve_implementation(name: str) -> "Implementation":
     except (Exception, SystemExit) as error:
         remedy = "install it, or add its folder to PYTHONPATH"
         raise UnknownImplementationError(
-            f"{name!r}: module {module_name!r} cannot be imported "
+            f"{name!r}: its import fails: module {module_name!r} cannot be imported "
             f"({type(error).__name__}: {error}); "
             + (remedy if isinstance(error, ModuleNotFoundError) else "correct the module")
         ) from error
@@ -68,6 +69,13 @@ def resolve_implementation(name: str) -> "Implementation":
             f"{name!r}: module {module_name!r} has no function {attribute or 'implementation'!r}"
         )
     return Implementation(name=name, make=cast("ManagerFactory", found))
+
+
+def as_option(name: str) -> str:
+    """How people have asked for it on the command line: ``--impl NAME``, ``--impl-cmd COMMAND``."""
+    if name.startswith("cmd:"):
+        return f"--impl-cmd {shlex.quote(name.removeprefix('cmd:'))}"
+    return f"--impl {name}"
 
 
 def reference() -> "Implementation":

@@ -30,6 +30,13 @@ def breaking(setup):
     manager.alloc = breaks_at_the_tenth
     return manager
 
+class Bare:
+    def __init__(self, setup):
+        pass
+
+    def claim(self, request_id, replica_idx):
+        pass
+
 def refusing(setup):
     raise ValueError("not today")
 """
@@ -107,6 +114,19 @@ def test_where_nobody_can_run_there_is_no_report(
     outcome = pagedkv("compare", workload, *options)
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err.endswith("refusing cannot be compared: not today\n")
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_a_replay_calls_must_be_there_before_anything_runs(
+    pagedkv: Pagedkv, workload: Path, tmp_path: Path, implementations: str
+) -> None:
+    bare = f"{implementations}:Bare"
+    options = ["--impl", "reference", "--impl", bare, "--pages", "9", "--out", tmp_path / "r"]
+    outcome = pagedkv("compare", workload, *options)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert f"--impl {bare}: its factory built a Bare, which lacks alloc, step" in outcome.err
+    told = pagedkv("conformance", "--impl", bare)
+    assert f"--impl {bare}: its factory built a Bare, which lacks alloc, step" in told.err
     assert not (tmp_path / "r").exists()
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,24 @@ def test_a_forged_result_is_named_with_its_line(pagedkv: Pagedkv, forged: tuple[
     assert outcome.status == 1
     assert f"line {line}: AllocReturned: processed: expected" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_pages_may_have_other_numbers_if_that_is_said(pagedkv: Pagedkv, tmp_path: Path) -> None:
+    path = unpacked("prefixes", tmp_path)
+    lines = path.read_text().splitlines()
+    last = json.loads(lines[0])["setup"]["total_num_pages"] - 1
+
+    def other(found: re.Match[str]) -> str:
+        pages = [last - int(page) for page in found[1].split(",") if page]
+        return f'"pages":{json.dumps(pages)}'
+
+    path.write_text(re.sub(r'"pages":\[([0-9,]*)\]', other, "\n".join(lines)))
+    outcome = pagedkv("trace", "check", path)
+    assert (outcome.status, "with --up-to-renaming" in outcome.err) == (1, True)
+    assert pagedkv("trace", "check", path, "--up-to-renaming").status == 0
+    path.write_text(path.read_text().replace(f'"pages":[{last}', '"pages":[0', 1))
+    outcome = pagedkv("trace", "check", path, "--up-to-renaming")
+    assert (outcome.status, "before the first that is not" in outcome.out) == (1, True)
 
 
 def test_a_divergence_shows_the_state_before_it(pagedkv: Pagedkv, forged: tuple[Path, int]) -> None:

@@ -1,6 +1,8 @@
 """``pagedkv replay`` from the outside."""
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,7 @@ def test_no_line_is_wider_than_the_terminal(
         ("--impl nobody", "'nobody' cannot be imported"),
         ("--impl nobody:make", "module 'nobody' cannot be imported"),
         ("--impl json:dumps", "--impl json:dumps cannot build a manager"),
-        ("--impl builtins:str", "built a str, which lacks what a replay calls: claim"),
+        ("--impl builtins:str", "its factory built a str, which lacks claim, alloc"),
         ("--pages 900000000", "total_num_pages needs"),
         ("--json /no/such/folder/file", "'--json': '/no/such/folder/file': its folder does"),
         ("--impl .nobody:make", "'.nobody:make' is no implementation"),
@@ -215,3 +217,17 @@ def test_oddities_are_warned_of_and_recorded(pagedkv: Pagedkv, tmp_path: Path) -
     assert outcome.status == 0
     assert outcome.err.startswith("pagedkv: warning: arrival times go backwards")
     assert len(outcome.json["warnings"]) == 1
+
+
+def test_what_a_command_does_wrong_is_said_of_the_command(pagedkv: Pagedkv, workload: Path) -> None:
+    hello = {
+        **{"version": 1, "name": "mute", "implementation_version": "1", "page_size": 4},
+        **{"capabilities": ["device"], "follows": [], "write_policies": ["through"]},
+    }
+    answers = [json.dumps({"result": hello}), '{"result":{"calls":["claim"],"slot_nbytes":null}}']
+    script = f"import sys\nfor answer in {answers!r}:\n  input()\n  print(answer, flush=True)"
+    command = shlex.join([sys.executable, "-c", script])
+    outcome = pagedkv("replay", workload, "--impl-cmd", command)
+    assert outcome.status == 2
+    assert "--impl-cmd" in outcome.err and "--impl cmd" not in outcome.err
+    assert "its factory built a RemoteManager, which lacks alloc, step" in outcome.err

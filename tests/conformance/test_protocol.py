@@ -442,6 +442,20 @@ def test_a_program_that_does_not_introduce_itself_is_told(command: str, problem:
         implementation_of_command(command)
 
 
+def test_every_mistake_of_an_introduction_is_told_at_once() -> None:
+    wrong = HELLO.replace('"device"', '"magic", "async"').replace('"page_size": 4', '"size": "4"')
+    with pytest.raises(ProtocolError) as told:
+        implementation_of_command(parrot(wrong.replace('"version": 1', '"version": 2')))
+    for mistake in ("'device'", "'async' is about", "page_size: Field", "size: Extra", "version 2"):
+        assert mistake in str(told.value)
+
+
+def test_a_program_may_have_some_hash_algorithms_only() -> None:
+    assert "sha256_64" in implementation_of_command(parrot(HELLO)).hash_algorithms
+    some = HELLO.replace('"follows"', '"hash_algorithms": ["xxh3_128"], "follows"')
+    assert implementation_of_command(parrot(some)).hash_algorithms == ("xxh3_128",)
+
+
 @pytest.mark.parametrize(
     ("reply", "problem"),
     [

@@ -1,7 +1,9 @@
 """The suite itself: it covers every rule, says true things, and finds what is broken."""
 
+import inspect
 import json
 import re
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -16,6 +18,7 @@ import pytest
 from pagedkv.conformance.check import Check
 from pagedkv.conformance.deviations import DeviationFileError, read_deviations
 from pagedkv.conformance.implementation import Implementation
+from pagedkv.conformance.introduction import SetUpError, introduce
 from pagedkv.conformance.profiles import PROFILES
 from pagedkv.conformance.report import Result, as_data, as_junit, as_page
 from pagedkv.conformance.spec_text import rules
@@ -224,6 +227,92 @@ def test_a_reproduction_can_be_pasted() -> None:
     assert "must raise UnknownRequestError" in outcome.reproduction
 
 
+class Grumbles(PagedKVCacheManager):
+    """A manager that fails whenever it is to allocate."""
+
+    def alloc(self, data: Context, replica_idx: int) -> None:
+        raise IndexError("page 7 of 6")
+
+
+def test_a_failure_names_the_line_of_the_implementation() -> None:
+    (outcome,) = outcomes_of(broken(Grumbles), "claim.an_id_is_claimed_once")
+    line = inspect.getsourcelines(Grumbles)[1] + 4
+    assert outcome.where.endswith(f"test_suite.py:{line}, in alloc")
+    # ... also if what it has raised is only the wrong refusal.
+    (outcome,) = outcomes_of(broken(Grumbles), "claim.an_unclaimed_id_gets_no_page")
+    assert outcome.where.endswith(f"test_suite.py:{line}, in alloc")
+
+
+def test_one_exception_in_many_checks_is_told_once() -> None:
+    failing = broken(Grumbles, "grumbles")
+    result = Result(Plan(failing, "grumbles"), outcomes_of(failing, "CLAIM-1", "REL-1"))
+    alike = max(result.alike("failed"), key=len)
+    assert len(alike) > 3
+    assert {o.reason for o in alike} == {"IndexError: page 7 of 6"}
+    assert as_page([result]).count("page 7 of 6 (") == 1
+    assert len(ET.fromstring(as_junit([result])).findall("*/testcase/failure")) > 3
+
+
+class WithoutResets(PagedKVCacheManager):
+    """A manager some of whose methods are missing."""
+
+    reset_metrics = reset_prefix_cache = get_num_used_host_pages = None  # type: ignore[assignment]
+
+
+def test_what_is_there_in_part_is_said() -> None:
+    partly = replace(broken(WithoutResets), capabilities=frozenset({"host", "reset"}))
+    assert sorted(introduce(partly).notes) == [
+        "host: lacks get_num_used_host_pages, so its pages are not counted",
+        "metrics: lacks reset_metrics, so not checked",
+        "reset: lacks reset_prefix_cache, although it is declared",
+    ]
+    assert introduce(reference()).notes == ()
+
+
+class Mute(PagedKVCacheManager):
+    """A manager whose first call fails."""
+
+    def num_free_blocks(self, replica_idx: int = 0) -> int:
+        raise OSError("no device")
+
+
+def test_a_set_up_that_fails_says_how_far_it_came() -> None:
+    def refuses(setup: ManagerSetup) -> PagedKVCacheManager:
+        raise SystemExit("no device")
+
+    with pytest.raises(
+        SetUpError, match=r"its first call fails: OSError: no device \(.*test_suite"
+    ):
+        introduce(broken(Mute))
+    with pytest.raises(SetUpError, match=r"its factory fails: SystemExit: no device \(.*refuses\)"):
+        introduce(Implementation(name="refusing", make=refuses))
+    with pytest.raises(SetUpError, match="its factory built a dict, which lacks claim, alloc"):
+        introduce(Implementation(name="dict", make=lambda setup: {}))  # type: ignore[arg-type,return-value]
+    with pytest.raises(SetUpError, match="its factory fails: OutOfTimeError: no end after"):
+        introduce(Implementation(name="stuck", make=lambda setup: signal.pause()), timeout_s=0.2)  # type: ignore[arg-type,return-value]
+
+
+def test_checks_that_need_another_hash_algorithm_are_skipped() -> None:
+    some = replace(broken(PagedKVCacheManager), hash_algorithms=("sha256", "xxh3_128"))
+    (outcome,) = outcomes_of(some, "identity.each_algorithm_is_its_hash")
+    assert (outcome.status, outcome.reason) == ("skipped", "broken has no hash algorithm sha256_64")
+    (outcome,) = outcomes_of(some, "claim.an_id_is_claimed_once")
+    assert outcome.status == "passed"
+    with pytest.raises(ValueError, match=r"hash_algorithms is .*'md5'.*; name one or more"):
+        replace(some, hash_algorithms=("md5",))  # type: ignore[arg-type]
+
+
+def test_a_manager_that_hangs_while_it_is_cleared_away_is_given_up() -> None:
+    class Lingers(Grumbles):
+        def shutdown(self) -> None:
+            signal.pause()
+
+    lingering = replace(broken(Lingers), capabilities=frozenset({"device", "shutdown"}))
+    plan = Plan(lingering, "lingers", timeout_s=0.3)
+    (outcome,) = run_suite(checks_of("claim.an_id_is_claimed_once"), plan)
+    assert (outcome.status, outcome.reason) == ("failed", "IndexError: page 7 of 6")
+
+
 @pytest.fixture(scope="module")
 def results() -> list[Result]:
     """A manager that passes, and one that does not, on a part of the suite."""
@@ -252,13 +341,13 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(results: list[Resu
     assert not re.search(r"""(?:src|href)\s*=\s*["']?https?:|@import|url\(""", page)
 
 
-def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def run_command(*arguments: str, folder: Path = REPOSITORY) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "pagedkv", "conformance", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(REPOSITORY / "examples"), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": f"{REPOSITORY / 'examples'}:{folder}", "PATH": "/usr/bin:/bin"},
     )
 
 
@@ -274,11 +363,69 @@ def test_the_command_writes_what_it_is_asked_for(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 500 for path in files.values())
 
 
+HANGING = """
+import signal, sys
+from first_fit import FirstFit
+
+class Hanging(FirstFit):
+    def step(self, batches):
+        print("hanging", file=sys.stderr, flush=True)
+        while True:
+            signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_stops_it_gets_what_was_found_so_far(
+    tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    files = {kind: tmp_path / f"report.{kind}" for kind in ("json", "html", "junit")}
+    options = [f"--{kind}={path}" for kind, path in files.items()]
+    impls = ["--impl", "hanging:Hanging", "--impl", "reference"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pagedkv", "conformance", *impls, "--rule", "STEP", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": f"{REPOSITORY / 'examples'}:{tmp_path}", "PATH": "/usr/bin:/bin"},
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "hanging\n"
+        process.send_signal(sent)
+        out, err = process.communicate()
+    assert process.returncode == status
+    told, other = json.loads(files["json"].read_text())["implementations"]
+    stopped_in, reached = told["not_reached"][0], len(told["checks"])
+    assert told["partial"] and not told["ok"]
+    assert f"stopped in {stopped_in} on hanging:Hanging; what was found until then" in err
+    summary = f"partial, stopped after {reached} of {reached + len(told['not_reached'])} checks"
+    assert summary in out
+    assert (other["partial"], other["checks"]) == (True, [])
+    suite, _ = ET.fromstring(files["junit"].read_bytes())
+    assert summary in suite.findall("properties/property")[0].attrib["value"]
+    assert len(suite.findall("testcase")) == reached + len(told["not_reached"])
+    assert f"Partial: stopped after {reached} of" in files["html"].read_text()
+
+
+def test_what_hangs_longer_than_it_may_fails(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    done = run_command(
+        *("--impl", "hanging:Hanging", "--timeout", "0.3", "--rule", "STEP"), folder=tmp_path
+    )
+    assert done.returncode == 1
+    assert "OutOfTimeError: no end after 0.3 s (" in done.stdout
+    assert done.stdout.count("can:     device, prefix") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "name an implementation"),
-        (("--impl", "no.such:thing"), "cannot be imported"),
+        (("--impl-cmd", "false"), "--impl-cmd: 'false' has ended with status 1"),
+        (("--impl", "reference", "--timeout", "0"), "--timeout"),
+        (("--impl", "no.such:thing"), "its import fails: module 'no.such' cannot be imported"),
+        (("--impl", "builtins:int"), "--impl builtins:int: its factory fails: TypeError"),
         (("--impl", "reference", "--rule", "ALLOC-99"), "no rule, section or check"),
         (("--impl", "reference", "--profile", "huge"), "is not one of core"),
         (("--impl", "reference", "--deviations", "/nowhere.toml"), "/nowhere.toml"),
@@ -289,6 +436,18 @@ def test_wrong_options_are_told_in_one_line(arguments: tuple[str, ...], message:
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_pytest_says_once_that_a_manager_cannot_be_checked() -> None:
+    options = ["-p", "pagedkv.pytest_plugin", "-p", "no:cacheprovider", "--impl", "builtins:int"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "--pyargs", "pagedkv.suite_as_tests"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert (done.stdout + done.stderr).count("--impl builtins:int: its factory fails") == 1
 
 
 def test_the_list_names_every_check() -> None:

@@ -4,18 +4,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
 from tests.reference.conftest import Making, Recorder
 from tests.reference.test_random_runs import RandomRuns, state_of
 
 from pagedkv.conformance.recorded.cutting import cut, start_at
+from pagedkv.conformance.recorded.page_names import RenamedRun
 from pagedkv.conformance.validation import Divergence, validate
 from pagedkv.reference import KVCacheParamInterface, PagedKVCacheManager, PrefixCacheHits
 from pagedkv.reference.events import (
     AllocPlanned,
     AllocReturned,
+    Cleaned,
     Event,
     Stepped,
     TransferLanded,
@@ -23,7 +25,9 @@ from pagedkv.reference.events import (
 from pagedkv.reference.snapshot import Snapshot
 from pagedkv.specification import reference_specification
 from pagedkv.traces.events.codec import decode, decode_header, encode, encode_header
+from pagedkv.traces.events.reader import EventTrace
 from pagedkv.traces.events.setup import EventTraceHeader, RunSetup
+from pagedkv.traces.events.shipped import recorded_runs
 
 
 def setup_of(manager: PagedKVCacheManager) -> RunSetup:
@@ -140,6 +144,56 @@ def test_transfers_may_have_other_names() -> None:
     renamed = [decode(line.replace("load-", "copy/"))[1] for line in lines]
     assert renamed != events
     assert validate(setup, renamed, reference_specification) == len(events)
+
+
+def with_other_pages(events: list[Event], number: Callable[[int], int]) -> list[Event]:
+    """The run of a manager that numbers its pages otherwise."""
+    renamed = []
+    for event in events:
+        if isinstance(event, AllocPlanned | Stepped | Cleaned):
+            issued = tuple(replace(t, pages=tuple(map(number, t.pages))) for t in event.issued)
+            event = replace(event, pages=tuple(map(number, event.pages)), issued=issued)
+        renamed.append(event)
+    return renamed
+
+
+@given(st.data())
+def test_up_to_renaming_pages_may_have_any_numbers(data: st.DataObject) -> None:
+    run = data.draw(st.sampled_from(sorted(set(recorded_runs()) - {"from_the_middle"})))
+    trace = EventTrace(recorded_runs()[run].path)
+    setup, events = trace.header.setup, list(trace)
+    numbers = data.draw(st.permutations(range(setup.total_num_pages)))
+    renamed = with_other_pages(events, [*numbers, setup.total_num_pages].__getitem__)
+    own = RenamedRun(setup, renamed, reference_specification)
+    assert list(own) == events
+    assert validate(setup, own, reference_specification) == len(events)
+
+
+def test_up_to_renaming_pages_that_were_in_use_where_a_run_begins_keep_their_numbers() -> None:
+    trace = EventTrace(recorded_runs()["from_the_middle"].path)
+    header = trace.header
+    own = RenamedRun(header.setup, trace, reference_specification, header.start)
+    assert list(own) == list(trace)
+    assert header.start is not None
+    last = header.setup.total_num_pages - 1
+    forged = with_other_pages(list(trace), lambda page: last - page)
+    own = RenamedRun(header.setup, forged, reference_specification, header.start)
+    outcome = validate(header.setup, own, reference_specification, header.start)
+    assert isinstance(outcome, Divergence)
+
+
+def test_up_to_renaming_another_page_is_still_another_page() -> None:
+    setup, events = a_run()
+    renamed = with_other_pages(events, lambda page: 3 - page)
+    place = max(n for n, event in enumerate(renamed) if isinstance(event, AllocPlanned))
+    last = renamed[place]
+    assert isinstance(last, AllocPlanned)
+    renamed[place] = replace(last, pages=last.pages[::-1])
+    divergence = validate(
+        setup, RenamedRun(setup, renamed, reference_specification), reference_specification
+    )
+    assert isinstance(divergence, Divergence)
+    assert (divergence.seq, "pages: expected" in divergence.reason) == (place, True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pagedkv.traces.comparison.charts import Chart, Line, charts_of
 from pagedkv.traces.comparison.colours import DARK, LIGHT
 from pagedkv.traces.comparison.drawing import LABEL_GAP, draw_png, draw_svg, shortened, spread
-from pagedkv.traces.comparison.page import nbytes, page
+from pagedkv.traces.comparison.page import fewest_gaps, nbytes, page
 from pagedkv.traces.comparison.report import (
     Bound,
     Conditions,
@@ -159,6 +159,28 @@ def test_what_is_not_counted_is_said_and_not_drawn(report: Report, html: str) ->
                 assert {line.series for line in chart.lines} <= {None, 0}
 
 
+def test_a_chart_names_those_that_have_no_line_in_it(report: Report, tmp_path: Path) -> None:
+    [part, _] = report.by_lower_tiers()
+    by_slug = {chart.slug: chart for chart in charts_of(part)}
+    assert by_slug["evictions"].not_counted == (LONG_NAME,)  # nor those that were skipped
+    assert by_slug["throughput"].not_counted == ()
+    assert f"not counted: {LONG_NAME}</p></figure>" in page(report).replace("\n", "")
+
+
+def test_a_latency_chart_names_each_implementation_once(report: Report) -> None:
+    for chart in charts_of(next(report.by_lower_tiers())):
+        named = [line.label for line in chart.lines if line.label]
+        assert len(set(named)) == len(named), chart.slug
+        if chart.unit == "seconds":
+            assert named == ["reference", LONG_NAME]
+            assert len(chart.lines) == 4
+
+
+@pytest.mark.parametrize(("charts", "columns"), [(8, 4), (9, 3), (10, 5), (11, 4), (1, 3)])
+def test_charts_leave_few_gaps(charts: int, columns: int) -> None:
+    assert fewest_gaps(charts, (4, 5, 3)) == columns
+
+
 def test_every_reason_is_told_once_per_section(html: str) -> None:
     text = Elements(html).text
     assert text.count("alert(1)") == 2
@@ -233,7 +255,7 @@ def test_labels_are_moved_apart_within_the_chart_and_keep_their_order(
 
 def test_long_names_keep_their_beginning_and_end() -> None:
     assert shortened("reference p99") == "reference p99"
-    assert shortened(LONG_NAME) == "some_com…long_name"
+    assert shortened(LONG_NAME) == "some_co…ong_name"
 
 
 @pytest.mark.parametrize(
@@ -252,6 +274,9 @@ addEventListener("load", () => {{
   const root = frame.contentDocument.documentElement;
   const loaded = frame.contentWindow.performance.getEntriesByType("resource");
   document.documentElement.dataset.overflow = root.scrollWidth - root.clientWidth;
+  const tables = [...frame.contentDocument.querySelectorAll(".scroll")];
+  const cut = tables.map((table) => table.scrollWidth - table.clientWidth);
+  document.documentElement.dataset.cut = Math.max(...cut);
   document.documentElement.dataset.window = frame.contentWindow.innerWidth;
   document.documentElement.dataset.loaded = loaded.length;
 }});
@@ -259,7 +284,7 @@ addEventListener("load", () => {{
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 900)])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900), (2200, 1200)])
 def test_a_browser_shows_it_without_scrolling_sideways_or_loading_anything(
     html: str, tmp_path: Path, width: int, height: int
 ) -> None:
@@ -270,11 +295,11 @@ def test_a_browser_shows_it_without_scrolling_sideways_or_loading_anything(
     dom = subprocess.run(
         [
             *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", profile),
-            *("--window-size=1400,1000", "--dump-dom", (tmp_path / "frame.html").as_uri()),
+            *("--window-size=2400,1400", "--dump-dom", (tmp_path / "frame.html").as_uri()),
         ],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
     shown = dict(re.findall(r' data-(\w+)="(\d+)"', dom[: dom.index("<head")]))
-    assert shown == {"overflow": "0", "window": str(width), "loaded": "0"}
+    assert shown == {"overflow": "0", "cut": "0", "window": str(width), "loaded": "0"}

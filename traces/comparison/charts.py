@@ -21,7 +21,7 @@ class Line:
     """One line of a chart."""
 
     label: str
-    """What stands beside it."""
+    """What stands beside it; empty if another line of the same implementation has the name."""
     series: int | None
     """Number of the implementation, which decides colour and marker; ``None`` for a yardstick."""
     points: tuple[tuple[int, float], ...]
@@ -44,6 +44,8 @@ class Chart:
     """What is drawn, the yardsticks first; at least one."""
     logarithmic: bool = False
     """Whether equal ratios are equal distances on the vertical axis; otherwise it begins at 0."""
+    not_counted: tuple[str, ...] = ()
+    """Implementations that ran but keep no such number, and so have no line."""
 
 
 def charts_of(report: Report) -> list[Chart]:
@@ -66,8 +68,15 @@ def charts_of(report: Report) -> list[Chart]:
             for number, implementation in enumerate(report.implementations)
             for line in lines_of(report, implementation, number, values)
         ]
+        drawn = {line.series for line in lines}
+        ran = {run.implementation for run in report.measured}
+        missing = tuple(
+            implementation
+            for number, implementation in enumerate(report.implementations)
+            if implementation in ran and number not in drawn
+        )
         if lines:
-            yield Chart(name + suffix, title, unit, (*yardsticks, *lines), logarithmic)
+            yield Chart(name + suffix, title, unit, (*yardsticks, *lines), logarithmic, missing)
 
     charts = [
         *chart("hit-rate", "Hit rate", "share", hit_rate, yardsticks=bounds_of(report)),
@@ -95,13 +104,16 @@ def charts_of(report: Report) -> list[Chart]:
 def lines_of(
     report: Report, implementation: str, number: int, values: tuple[Value, ...]
 ) -> Iterator[Line]:
-    """The lines of one implementation; if there are two, they are a median and a percentile."""
+    """The lines of one implementation; if there are two, they are a median and a percentile.
+
+    The percentile has the name of both, so that there is room for it.
+    """
     runs = [run for run in report.measured if run.implementation == implementation]
     for value, what in zip(values, ("p50", "p99"), strict=False):
         counted = [(run.sizes.device_pages, value(run)) for run in runs]
         points = tuple((pages, count) for pages, count in counted if count is not None)
         if points:
-            label = f"{implementation} {what}" if len(values) > 1 else implementation
+            label = implementation if what == "p99" or len(values) == 1 else ""
             yield Line(label, number, points, dashed=what == "p99")
 
 

@@ -31,10 +31,10 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 WIDTH, HEIGHT = 5.0, 3.3
 """Inches; at 72 points each, this fills a phone's width with text of readable size."""
 
-PLOT = (0.13, 0.155, 0.57, 0.755)
+PLOT = (0.13, 0.155, 0.535, 0.755)
 """Left, bottom, width and height of the plot, as shares; names of lines stand at its right."""
 
-LONGEST_LABEL = 18
+LONGEST_LABEL = 16
 """Characters that fit there."""
 
 LABEL_GAP = 0.083
@@ -47,7 +47,7 @@ UNIT_LABELS: dict[Unit, str] = {
     "share": "share of prompt pages",
     "pages": "pages",
     "bytes": "bytes",
-    "seconds": "per call",
+    "seconds": "per call: p50 solid, p99 dashed",
     "requests per second": "requests per second",
 }
 """What stands above the vertical axis."""
@@ -58,6 +58,9 @@ def draw_png(chart: Chart, path: Path) -> None:
     with common_style():
         figure = draw(chart)
         figure.suptitle(chart.title, x=0.02, y=1.03, ha="left", color=INK, fontweight="bold")
+        if chart.not_counted:
+            note = f"not counted: {', '.join(chart.not_counted)}"
+            figure.text(0.02, -0.03, note, color=MUTED, fontsize="small", wrap=True)
         figure.savefig(path, dpi=200, facecolor=PAPER, bbox_inches="tight", pad_inches=0.15)
 
 
@@ -196,7 +199,7 @@ def place_in(axes: Axes, pages: float, value: float) -> tuple[float, float]:
 def label_lines(axes: Axes, chart: Chart) -> None:
     """Write the name of each line beside its end, moved apart where they would overlap."""
     ends = sorted(
-        ((place_in(axes, *line.points[-1])[1], line) for line in chart.lines),
+        ((place_in(axes, *line.points[-1])[1], line) for line in chart.lines if line.label),
         key=lambda end: end[0],
     )
     for (end, line), height in zip(ends, spread([end for end, _ in ends]), strict=True):

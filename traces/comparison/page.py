@@ -91,21 +91,33 @@ def section(report: Report) -> Iterator[str]:
     yield from reasons(report.unmeasured)
     if not report.measured:
         return
-    yield '<div class="charts">'
-    for chart in charts_of(report):
+    charts = charts_of(report)
+    wide, middle = fewest_gaps(len(charts), (4, 5, 3)), fewest_gaps(len(charts), (4, 3))
+    yield f'<div class="charts" style="--wide: {wide}; --middle: {middle}">'
+    for chart in charts:
         label = f"{chart.title} over device pages; the numbers are in the tables below"
         yield f"<figure><figcaption>{escape(chart.title)}</figcaption>"
-        yield f'<div role="img" aria-label="{escape(label)}">{draw_svg(chart)}</div></figure>'
-    yield "</div>"
-    yield "<h3>Hits and evictions</h3>"
-    yield hits_table(report)
-    yield "<h3>Latency in µs</h3>"
-    yield latency_table(report)
+        yield f'<div role="img" aria-label="{escape(label)}">{draw_svg(chart)}</div>'
+        if chart.not_counted:
+            yield f'<p class="note">{NOT_COUNTED}: {escape(", ".join(chart.not_counted))}</p>'
+        yield "</figure>"
+    yield '</div><div class="tables">'
+    yield from titled("Hits and evictions", hits_table(report))
+    yield from titled("Throughput and memory", costs_table(report))
+    yield from titled("Latency in µs", latency_table(report))
     if sizes.lower_pages:
-        yield "<h3>Moved between tiers</h3>"
-        yield copies_table(report)
-    yield "<h3>Throughput and memory</h3>"
-    yield costs_table(report)
+        yield from titled("Moved between tiers", copies_table(report))
+    yield "</div>"
+
+
+def titled(title: str, table: str) -> Iterator[str]:
+    """A table under its title; tables stand beside each other where there is room."""
+    yield f"<section><h3>{escape(title)}</h3>{table}</section>"
+
+
+def fewest_gaps(count: int, choices: tuple[int, ...]) -> int:
+    """The number of columns that leaves the fewest gaps in the last row, the earliest of equals."""
+    return min(choices, key=lambda columns: -count % columns)
 
 
 def reasons(runs: list[Unmeasured]) -> Iterator[str]:
@@ -197,7 +209,7 @@ def run_table(
 ) -> str:
     """A table of runs, grouped by sizes so that implementations stand below each other.
 
-    It scrolls by itself where a screen is narrower.
+    It scrolls by itself where a window is narrower; on phones each run is a list of its numbers.
 
     Args:
         report: Its runs are shown.
@@ -217,7 +229,10 @@ def run_table(
             if isinstance(run, Unmeasured):
                 values = f'<td colspan="{len(headings)}">{run.outcome}</td>'
             else:
-                values = "".join(f"<td>{escape(cell)}</td>" for cell in cells(run))
+                values = "".join(
+                    f'<td data-name="{escape(heading)}">{escape(cell)}</td>'
+                    for heading, cell in zip(headings, cells(run), strict=True)
+                )
             lines.append(f"<tr><th>{escape(run.implementation)}</th>{values}</tr>")
         lines.append("</tbody>")
     return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
@@ -252,7 +267,8 @@ def notes(report: Report) -> Iterator[str]:
         "moves smaller pages."
     )
     yield (
-        "Latency: wall-clock time of single calls; the 50th and 99th percentile are exact. "
+        "Latency: wall-clock time of single calls; the 50th and 99th percentile are exact. In a "
+        "chart, a name stands beside the dashed line of its 99th percentile. "
         "Throughput: requests by the time of the whole replay, which includes reading the trace "
         "and making up tokens, the same for all."
     )

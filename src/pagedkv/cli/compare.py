@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,10 +27,15 @@ from pagedkv.cli.options import (
 )
 from pagedkv.cli.output import emit, number, printable, progress_bar, warn
 from pagedkv.cli.replay import REQUIRED_METHODS
-from pagedkv.implementations import UnknownImplementationError, resolve_implementation
+from pagedkv.implementations import (
+    UnknownImplementationError,
+    as_option,
+    resolve_implementation,
+)
 from pagedkv.traces.belady_bound import belady_hits, prompts_of
 from pagedkv.traces.comparison.machine import installed_versions, this_machine
 from pagedkv.traces.comparison.measure import Task
+from pagedkv.traces.comparison.own_process import ProcessDiedError, Progress, in_own_process
 from pagedkv.traces.comparison.report import (
     Bound,
     Conditions,
@@ -46,8 +52,7 @@ from pagedkv.traces.reader import Workload
 from pagedkv.traces.summary import summarise
 
 if TYPE_CHECKING:
-    from pagedkv.reference.interfaces import AsyncKVCacheManager, SyncKVCacheManager
-    from pagedkv.traces.manager_setup import ManagerFactory, ManagerSetup
+    from pagedkv.traces.manager_setup import ManagerFactory
 
 LLAMA_8B_KV_BYTES = 2 * 32 * 8 * 128 * 2
 """Keys and values of one token: 32 layers, 8 heads of 128 values, 2 bytes each (Llama 3.1 8B)."""
@@ -121,6 +126,7 @@ def compare(
             "compare draws with matplotlib, which is not installed: pip install 'pagedkv[compare]'"
         )
     contestants = contestants_of(impl or ["reference"])
+    check_methods(contestants)
     workload = Workload(trace, format=format, block_size=block_size)
     facts = facts_of(workload, page_size, limit)
     warn(workload.oddities.texts())
@@ -199,18 +205,41 @@ def contestants_of(options: list[str]) -> list[Contestant]:
 
 def factory_of(option: str) -> "ManagerFactory":
     """The factory of an implementation; called in the process of each run."""
-    make = resolve_implementation(option).make
+    return resolve_implementation(option).make
 
-    def build(setup: "ManagerSetup") -> "SyncKVCacheManager | AsyncKVCacheManager":
-        manager = make(setup)
-        missing = [name for name in REQUIRED_METHODS if not callable(getattr(manager, name, None))]
-        if missing:
-            raise TypeError(
-                f"a {type(manager).__name__} lacks what a replay calls: {', '.join(missing)}"
-            )
-        return manager
 
-    return build
+def check_methods(contestants: list[Contestant]) -> None:
+    """See, before hours of replay, that managers have the methods that a replay calls.
+
+    Raises:
+        CommandError: One of them lacks some.
+    """
+    for contestant in contestants:
+        with suppress(ProcessDiedError):  # its runs will tell how it died
+            problem = in_own_process(what_it_lacks, contestant.option, lambda _: None)
+            if problem:
+                raise CommandError(f"{as_option(contestant.option)}: {problem}")
+
+
+def what_it_lacks(option: str, on_progress: Progress) -> str:
+    """What an implementation lacks for a replay, in words; nothing if it builds no small manager.
+
+    In a process of its own, since it brings in torch and whatever else a factory imports.
+    """
+    from pagedkv.conformance.introduction import SetUpError, demand_methods
+    from pagedkv.traces.manager_setup import ManagerSetup
+    from pagedkv.traces.sync_adapter import as_sync
+
+    try:
+        manager = factory_of(option)(ManagerSetup(page_size=16, total_num_pages=8))
+    except Exception:  # its runs will be skipped, or fail, with the reason
+        return ""
+    try:
+        demand_methods(manager, REQUIRED_METHODS)
+    except SetUpError as error:
+        return str(error)
+    as_sync(manager).shutdown()
+    return ""
 
 
 def sizes_of(device_pages: str, host_pages: str, disk_pages: str) -> list[Sizes]:

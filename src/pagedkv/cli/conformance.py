@@ -1,6 +1,7 @@
 """``pagedkv conformance``: the suite on one or several implementations."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,13 @@ from rich.text import Text
 
 from pagedkv.cli.errors import CommandError
 from pagedkv.cli.options import JsonOption, between, writable_later
-from pagedkv.cli.output import STDOUT, printable, progress_bar, terminal, write_json
-from pagedkv.implementations import UnknownImplementationError, reference, resolve_implementation
+from pagedkv.cli.output import STDOUT, complain, printable, progress_bar, terminal, write_json
+from pagedkv.implementations import (
+    UnknownImplementationError,
+    as_option,
+    reference,
+    resolve_implementation,
+)
 from pagedkv.traces.atomic_file import replace_file
 
 if TYPE_CHECKING:
@@ -73,6 +79,14 @@ def conformance(
         int,
         typer.Option(parser=between(1, 1_000_000), metavar="N", help="Generated runs per check."),
     ] = 100,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=between(0.1, 86_400.0),
+            metavar="SECONDS",
+            help="Longest a check may take, by default 120; what takes longer hangs, and fails.",
+        ),
+    ] = None,
     junit: Annotated[
         str | None,
         typer.Option(metavar="FILE", callback=writable_later, help="Write JUnit XML."),
@@ -85,7 +99,8 @@ def conformance(
 ) -> None:
     """Check an implementation against the specification, rule by rule.
 
-    The exit status is 0 if no check failed, 1 if one did, 2 for a wrong option.
+    The exit status is 0 if no check failed, 1 if one did, 2 for a wrong option. Who stops it, with
+    Ctrl-C or SIGTERM, gets what was found so far, marked as partial.
     """
     from pagedkv.conformance.suite import all_checks
 
@@ -93,9 +108,14 @@ def conformance(
     if list_only:
         typer.echo("\n".join(f"{c.id}  {c.rule.id} {c.rule.strength}: {c.claim}" for c in checks))
         return
-    plans = plans_for(impl or [], impl_cmd or [], profile, deviations, examples)
-    results = [run(plan, checks, quiet=json == STDOUT) for plan in plans]
+    plans = plans_for(impl or [], impl_cmd or [], profile, deviations, examples, timeout)
+    results = run_until_stopped(plans, checks, quiet=json == STDOUT)
     write(results, junit, html, json)
+    for result in results:
+        if result.not_reached:
+            name, check = result.plan.implementation.name, result.not_reached[0].id
+            complain(f"stopped in {check} on {name}; what was found until then is partial")
+            raise KeyboardInterrupt
     if not all(result.ok for result in results):
         raise typer.Exit(1)
 
@@ -123,16 +143,21 @@ def plans_for(
     profile_name: str | None,
     deviations: Path | None,
     examples: int,
+    timeout: float | None,
 ) -> list["Plan"]:
     """What to run: the implementations with all that is known of them."""
     from pagedkv.conformance.deviations import DeviationFileError, read_deviations
-    from pagedkv.conformance.suite import Plan, all_checks, with_methods_shown
+    from pagedkv.conformance.introduction import SetUpError, introduce
+    from pagedkv.conformance.suite import Plan, all_checks
+    from pagedkv.conformance.time_limit import CHECK_TIMEOUT_S
     from pagedkv.specification import reference_specification
 
     if not impls and not commands:
         raise typer.BadParameter("name an implementation.", param_hint="--impl or --impl-cmd")
     profile = profile_named(profile_name)
+    timeout_s = timeout or CHECK_TIMEOUT_S
     known = frozenset(check.id for check in all_checks())
+    twin = introduce(reference()).implementation
     plans = []
     for name in [*impls, *(f"cmd:{command}" for command in commands)]:
         implementation = resolved(name)
@@ -142,21 +167,20 @@ def plans_for(
         except DeviationFileError as error:
             raise CommandError(str(error)) from error
         try:
-            complete = with_methods_shown(implementation)
-        except Exception as error:
-            raise CommandError(
-                f"{name} cannot build a small manager: {type(error).__name__}: {error}"
-            ) from error
-        twin = with_methods_shown(reference())
+            introduced = introduce(implementation, timeout_s=timeout_s)
+        except SetUpError as error:
+            raise CommandError(f"{as_option(name)}: {error}") from error
         plans.append(
             Plan(
-                complete,
+                introduced.implementation,
                 name,
                 reference=twin,
                 specification=reference_specification,
                 profile=profile,
                 deviations=listed,
                 examples=examples,
+                timeout_s=timeout_s,
+                notes=introduced.notes,
             )
         )
     return plans
@@ -178,7 +202,23 @@ def resolved(name: str) -> "Implementation":
     try:
         return resolve_implementation(name)
     except UnknownImplementationError as error:
-        raise typer.BadParameter(str(error), param_hint="--impl") from error
+        hint = "--impl-cmd" if name.startswith("cmd:") else "--impl"
+        raise typer.BadParameter(str(error), param_hint=hint) from error
+
+
+def run_until_stopped(
+    plans: Sequence["Plan"], checks: Sequence["Check"], *, quiet: bool
+) -> list["Result"]:
+    """Run the checks on every implementation; who stops it gets what was found until then."""
+    from pagedkv.conformance.report import Result
+
+    results: list[Result] = []
+    for plan in plans:
+        if results and results[-1].not_reached:
+            results.append(Result(plan, (), checks))
+        else:
+            results.append(run(plan, checks, quiet=quiet))
+    return results
 
 
 def run(plan: "Plan", checks: Sequence["Check"], *, quiet: bool) -> "Result":
@@ -186,32 +226,54 @@ def run(plan: "Plan", checks: Sequence["Check"], *, quiet: bool) -> "Result":
     from pagedkv.conformance.report import Result
     from pagedkv.conformance.suite import run_suite
 
+    if not quiet:
+        terminal().print(header(plan), soft_wrap=True)
     outcomes: list[Outcome] = []
-    with progress_bar() as progress:
+    with suppress(KeyboardInterrupt), progress_bar() as progress:
         task = progress.add_task(f"checking {plan.implementation.name}", total=len(checks))
         for outcome in run_suite(checks, plan):
             outcomes.append(outcome)
             progress.advance(task)
-    result = Result(plan, outcomes)
+    result = Result(plan, outcomes, checks[len(outcomes) :])
     if not quiet:
         terminal().print(told(result), soft_wrap=True)
     return result
 
 
-def told(result: "Result") -> RenderableType:
-    """The result for people: a header, what failed and how to see it again, a table, a summary."""
-    implementation = result.plan.implementation
-    parts: list[RenderableType] = [
+def header(plan: "Plan") -> RenderableType:
+    """What is going to be checked: who it is, what it can do, and what it can do in part only."""
+    implementation = plan.implementation
+    lines = [
         f"{printable(implementation.name)} {printable(implementation.version)}",
         f"can:     {', '.join(sorted(implementation.capabilities))}",
+        *(f"         {printable(note)}" for note in plan.notes),
         f"follows: {', '.join(sorted(implementation.follows)) or 'no SHOULD rule'}",
         "",
     ]
-    for outcome in result.outcomes:
-        if outcome.status in ("failed", "deviates"):
-            parts.append(told_outcome(outcome))
-    parts += [sections_table(result), "", Text(result.summary)]
-    return Group(*parts)
+    return Group(*lines)
+
+
+def told(result: "Result") -> RenderableType:
+    """The result for people: what failed and how to see it again, a table, a summary."""
+    parts = [
+        told_outcome(alike[0]) if len(alike) == 1 else told_alike(alike)
+        for status in ("failed", "deviates")
+        for alike in result.alike(status)
+    ]
+    return Group(*parts, sections_table(result), "", Text(result.summary))
+
+
+def told_alike(outcomes: Sequence["Outcome"]) -> RenderableType:
+    """Failures that one exception has caused: what it was, the checks, and the calls of one."""
+    first = outcomes[0]
+    lines: list[RenderableType] = [
+        Text(f"{first.status.upper()}  {len(outcomes)} checks", style=STYLES[first.status]),
+        f"    {printable(first.told)}",
+        *(f"    {outcome.check.id}  {outcome.check.rule.id}" for outcome in outcomes),
+    ]
+    if first.status == "failed":
+        lines += shown_calls(first)
+    return Group(*lines, "")
 
 
 def told_outcome(outcome: "Outcome") -> RenderableType:
@@ -221,16 +283,20 @@ def told_outcome(outcome: "Outcome") -> RenderableType:
         Text(f"{outcome.status.upper()}  {outcome.check.id}", style=STYLES[outcome.status]),
         f"    {outcome.check.claim}",
         f"    {rule.id} ({rule.strength}): {rule.text}",
-        f"    {printable(outcome.reason)}",
+        f"    {printable(outcome.told)}",
     ]
     if outcome.known is not None:
         source = f" ({outcome.known.where})" if outcome.known.where else ""
         lines.append(f"    known: {printable(outcome.known.what)}{printable(source)}")
     if outcome.status == "failed":
-        # What the implementation itself raised, then the calls: both can be pasted.
-        shown = [*outcome.reproduction.splitlines(), *outcome.details.splitlines()]
-        lines += [Text(f"    | {printable(line)}", style="dim") for line in shown]
+        lines += shown_calls(outcome)
     return Group(*lines, "")
+
+
+def shown_calls(outcome: "Outcome") -> list[RenderableType]:
+    """The calls, which can be pasted, then the traceback of what the implementation has raised."""
+    lines = [*outcome.reproduction.splitlines(), *outcome.details.splitlines()]
+    return [Text(f"    | {printable(line)}", style="dim") for line in lines]
 
 
 def sections_table(result: "Result") -> Table:

@@ -1,9 +1,9 @@
 """``pagedkv trace check|snapshot|cut|minimise``: recorded runs and the reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,6 +18,7 @@ from pagedkv.traces.errors import TraceError
 if TYPE_CHECKING:
     from pagedkv.conformance.recorded.minimise import MinimalRun
     from pagedkv.conformance.validation import Divergence
+    from pagedkv.reference.events import Event
     from pagedkv.traces.events.reader import EventTrace
 
 RunArgument = Annotated[
@@ -65,6 +66,14 @@ def check_command(
         ),
     ] = None,
     budget: BudgetOption = None,
+    up_to_renaming: Annotated[
+        bool,
+        typer.Option(
+            "--up-to-renaming",
+            help="Let the manager number its pages as it likes, if it chooses them as the "
+            "reference does.",
+        ),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Feed a recorded run to the reference: was every call and every result allowed?
@@ -75,22 +84,27 @@ def check_command(
     if minimise is not None:
         keep_json_off(str(minimise), "RUN", trace, option="--minimise")
         keep_json_off(json, "--minimise", minimise)
+    from pagedkv.conformance.recorded.page_names import RenamedRun
     from pagedkv.conformance.validation import Divergence, validate
     from pagedkv.specification import reference_specification
     from pagedkv.traces.events.reader import EventTrace
 
     run = EventTrace(trace)
-    header = run.header
+    header, events = run.header, cast("Iterable[Event]", run)
+    if up_to_renaming:
+        events = RenamedRun(header.setup, run, reference_specification, header.start)
     with complaints(), progress_bar() as progress:
         wrong_start = None if after is None else _wrong_start(run, after)
-        events = progress.track(run, description=f"checking {trace.name}")
+        followed = progress.track(events, description=f"checking {trace.name}")
         outcome = wrong_start or validate(
-            header.setup, events, reference_specification, header.start
+            header.setup, followed, reference_specification, header.start
         )
     if isinstance(outcome, Divergence):
-        _show_divergence(run, outcome, json)
+        _show_divergence(run, events, outcome, json)
+        if not up_to_renaming and {"pages"} <= {*outcome.differing} <= {"pages", "issued"}:
+            complain("with --up-to-renaming, pages may have other numbers than on the reference")
         if minimise is not None and wrong_start is None:
-            shortest = _minimise(run, minimise, budget)
+            shortest = _minimise(run, events, minimise, budget)
             complain(f"{minimise} shows the same in {len(shortest.events)} events")
         raise typer.Exit(1)
     table = fact_table(trace.name)
@@ -122,16 +136,18 @@ def _wrong_start(run: "EventTrace", after: Path) -> "Divergence | None":
     return Divergence(run.header.first_seq, opened, None, f"DiskOpened: {reason}")
 
 
-def _show_divergence(run: "EventTrace", divergence: "Divergence", json: str | None) -> None:
+def _show_divergence(
+    run: "EventTrace", events: "Iterable[Event]", divergence: "Divergence", json: str | None
+) -> None:
     """Say what is wrong with a run, and how it stood before that."""
     from pagedkv.conformance.recorded.cutting import start_at
     from pagedkv.specification import reference_specification
 
     header = run.header
     with complaints():
-        before = start_at(header, run, divergence.seq, reference_specification)
-    events = (divergence.seen, divergence.expected)
-    involved = {name for event in events for name in requests_of(event, before.state)}
+        before = start_at(header, events, divergence.seq, reference_specification)
+    both = (divergence.seen, divergence.expected)
+    involved = {name for event in both for name in requests_of(event, before.state)}
     count = divergence.seq - header.first_seq
     table = fact_table(run.path.name)
     table.add_row("implementation", printable(header.implementation))
@@ -260,7 +276,8 @@ def minimise_command(
     keep_json_off(json, "--output", output)
     from pagedkv.traces.events.reader import EventTrace
 
-    shortest = _minimise(EventTrace(trace), output, budget)
+    run = EventTrace(trace)
+    shortest = _minimise(run, run, output, budget)
     result = {
         "output": str(output),
         "events": len(shortest.events),
@@ -279,7 +296,9 @@ def minimise_command(
     complain(shortest.divergence.reason)
 
 
-def _minimise(run: "EventTrace", output: Path, budget: int | None) -> "MinimalRun":
+def _minimise(
+    run: "EventTrace", events: "Iterable[Event]", output: Path, budget: int | None
+) -> "MinimalRun":
     from pagedkv.conformance.recorded.minimise import BUDGET, minimise
     from pagedkv.specification import reference_specification
     from pagedkv.traces.events.recorder import record_to
@@ -290,7 +309,7 @@ def _minimise(run: "EventTrace", output: Path, budget: int | None) -> "MinimalRu
         task = progress.add_task(f"minimising {run.path.name}", total=budget)
         shortest = minimise(
             header,
-            run,
+            events,
             reference_specification,
             budget=budget,
             on_progress=lambda played: progress.update(task, completed=played),

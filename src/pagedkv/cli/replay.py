@@ -25,7 +25,11 @@ from pagedkv.cli.options import (
     keep_json_off,
 )
 from pagedkv.cli.output import emit, fact_table, number, progress_bar, share, warn
-from pagedkv.implementations import UnknownImplementationError, resolve_implementation
+from pagedkv.implementations import (
+    UnknownImplementationError,
+    as_option,
+    resolve_implementation,
+)
 from pagedkv.traces.capacity import demand_of
 from pagedkv.traces.errors import UnreadableTraceError
 from pagedkv.traces.manager_call import ManagerCallError, call_manager
@@ -194,7 +198,7 @@ def replay_command(
                 traceback.print_exception(error.__cause__)
             if isinstance(error, CommandError):
                 raise
-            raise ImplementationFailedError(f"--impl {impl}: {error}") from error
+            raise ImplementationFailedError(f"{as_option(impl)}: {error}") from error
     warnings = workload.oddities.texts()
     if recorder is not None and recorder.count == 0:
         warnings.append(f"{impl} has reported no event, so {record} holds none")
@@ -244,20 +248,20 @@ def checked(impl: str, factory: "ManagerFactory", *more_methods: str) -> "Manage
         more_methods: What will be called besides what every replay calls.
     """
 
+    # Imported late because it brings in torch.
+    from pagedkv.conformance.introduction import SetUpError, demand_methods
+
     def build(setup: "ManagerSetup") -> "SyncKVCacheManager | AsyncKVCacheManager":
         try:
             manager = call_manager("the factory", lambda: factory(setup))
         except ManagerCallError as error:
             raise CommandError(
-                f"--impl {impl} cannot build a manager of this size: {error}"
+                f"{as_option(impl)} cannot build a manager of this size: {error}"
             ) from error.__cause__
-        needed = (*REQUIRED_METHODS, *more_methods)
-        missing = [name for name in needed if not callable(getattr(manager, name, None))]
-        if missing:
-            raise CommandError(
-                f"--impl {impl} built a {type(manager).__name__}, which lacks what a replay "
-                f"calls: {', '.join(missing)}"
-            )
+        try:
+            demand_methods(manager, (*REQUIRED_METHODS, *more_methods))
+        except SetUpError as error:
+            raise CommandError(f"{as_option(impl)}: {error}") from error
         return manager
 
     return build
