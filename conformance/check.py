@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 CheckFunction = Callable[["Bench"], None]
 
+CHECK_MODULES = "pagedkv.conformance.checks"
+"""Where checks are; each is called after the file or folder there that it is in."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -50,7 +53,7 @@ def check(*rules: str, needs: tuple[Capability, ...] = ()) -> Callable[[CheckFun
     """
 
     def register(run: CheckFunction) -> Check:
-        section = run.__module__.rpartition(".")[2]
+        section = run.__module__.removeprefix(f"{CHECK_MODULES}.").partition(".")[0]
         made = Check(
             f"{section}.{run.__name__}",
             tuple(rule_of(name) for name in rules),

@@ -156,6 +156,7 @@ class Driver(Environment):
         self.log.call("manager.reset_metrics()")
         self.manager.reset_metrics()
         self.model.counts = Counts()
+        self.counted.clear()
         if self.twin:
             self.twin.reset_metrics()
         self.check()

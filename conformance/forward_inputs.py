@@ -38,7 +38,7 @@ def check_inputs(model: Model, batches: Sequence[Sequence[TextContext]], inputs:
         columns = max([1, *needed])
         for ctx, row in zip(batch, table, strict=True):
             request = model.requests[ctx.request_id]
-            used = 0 if request.dummy else model.required_pages(ctx)
+            used = 0 if request.dummy else _columns(model, ctx)
             # How many columns there are is for the checks of INPUT-4 to look at.
             columns = max(len(row), columns)
             wanted = request.pages[:used] + [null_page] * (columns - used)

@@ -116,6 +116,7 @@ class Model:
         self.unsure_below: set[Block] = set()  # of those: perhaps dropped
         self.longest_chain = 0
         self.uncommitted: set[Block] = set()  # computed by somebody, as far as nobody knows
+        self.broken: set[int] = set()  # replicas whose device has failed
         self.epoch = 0  # counts resets
 
     # --- what there is ------------------------------------------------------------------------
@@ -182,7 +183,7 @@ class Model:
         """How long the hit after the committed pages must and may be (ALLOC-4, ALLOC-5)."""
         size, tokens = self.setup.page_size, ctx.tokens
         caching = self.setup.enable_prefix_caching and not request.fenced and not request.dummy
-        if not caching or tokens.active_length == 1:
+        if not caching or tokens.active_length == 1 or replica in self.broken:
             return Found(0, 0)
         limit = min(identifiable_tokens(ctx), tokens.current_position - 1) // size
         blocks = self.digests(ctx, max(limit, request.committed))[request.committed :]
@@ -466,10 +467,13 @@ class Model:
             if own != page:
                 demand(
                     "STEP-4",
-                    fresh and device.content.get(page) == blocks[n],
+                    fresh and self._may_hold(request.replica, page, blocks[n]),
                     f"step put page {page} in place of page {own} of {name!r}, but page {page} "
                     "does not hold that block",
                 )
+                if device.content.get(page) != blocks[n]:
+                    device.take(page, duplicates_visible="STEP-4" not in self.follows)
+                    device.put(page, blocks[n])
             elif fresh:
                 device.content[page] = blocks[n]
                 device.sure.setdefault(blocks[n], page)
@@ -482,6 +486,18 @@ class Model:
             if batch_chain > (self.setup.host_pages or batch_chain):
                 self.unsure_below.update(blocks)
 
+    def _may_hold(self, replica: int, page: int, block: Block) -> bool:
+        """Whether a page may have the block; what it really has, its bytes show.
+
+        It has if it was seen to. An idle one may also have it from a load that landed although
+        the allocation was undone, because other loads of it had failed: nobody says which.
+        """
+        if self.devices[replica].content.get(page) == block:
+            return True
+        below = self.has_tiers and block in self.stored
+        elsewhere = any(d.holds(block) for n, d in enumerate(self.devices) if n != replica)
+        return page not in self.held(replica) and (below or elsewhere)
+
     def released(self, request_id: Hashable) -> None:
         """``release`` returned."""
         del self.requests[request_id]
@@ -490,6 +506,7 @@ class Model:
         """The device of a replica has failed: nothing is read from it, not even to save it."""
         self.unsure_below.update(self.devices[replica].content.values())
         self.devices[replica] = Device()
+        self.broken.add(replica)
 
     def inherit(self, other: "Model") -> None:
         """What another manager stores can be found here; for how long, nobody says."""

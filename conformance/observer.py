@@ -24,6 +24,9 @@ from pagedkv.traces.sync_adapter import as_sync
 PATIENCE_S = 10.0
 """Longest wait for transfers that should land by themselves, in seconds."""
 
+COUNTERS = tuple(f.name for f in fields(KVCacheMetrics) if f.name != "inflight_disk_ops")
+"""What a manager counts; the other field is a level."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -91,6 +94,7 @@ class Observer:
         self._namespaces: dict[Hashable, object] = {}
         self._blocks: dict[PageKey, bytes] = {}  # digests by the manager's keys
         self.damaged: set[str] = set()  # transfers whose source was damaged
+        self.counted: dict[str, int] = {}  # what counters have come to, since they were reset
         self.renaming: dict[tuple[int, int], int] = {}  # (replica, page) -> the twin's page
         self.slots = self._slots()
 
@@ -229,6 +233,10 @@ class Observer:
             expect("METRIC-1", getattr(metrics, field), getattr(counts, field), field)
         for field in ("preempted_input_tokens", "preempted_cache_tokens"):
             expect("METRIC-4", getattr(metrics, field), getattr(counts, field), field)
+        for field in COUNTERS:
+            now, before = getattr(metrics, field, 0), self.counted.get(field, 0)
+            demand("METRIC-7", now >= before, f"{field} went down from {before} to {now}")
+            self.counted[field] = now
 
     def _compare(self) -> None:
         """Demand the same as on the reference, page for page or up to their names."""

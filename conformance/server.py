@@ -143,6 +143,7 @@ class Server(Observer):
             with self.manager.reserve(batches):
                 for (ctx, replica), former in zip(contexts, before, strict=True):
                     self.model.claimed(ctx.request_id, replica)
+                    self.contexts[ctx.request_id] = ctx
                     found = self.model.find(former, replica, self.model.requests[ctx.request_id])
                     processed = former.tokens.processed_length
                     self.model.allocated(ctx, self.pages(ctx), processed, found)
@@ -153,6 +154,7 @@ class Server(Observer):
         finally:
             for ctx, _ in contexts:
                 self.model.requests.pop(ctx.request_id, None)
+                self.contexts.pop(ctx.request_id, None)
                 self._namespaces.pop(ctx.request_id, None)
         for (ctx, _), former in zip(contexts, before, strict=True):
             expect(

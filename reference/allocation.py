@@ -173,6 +173,7 @@ def _load(
                     tier, keys, pages_of_group, request.replica, chain, further
                 )
             except KVLoadRefused:
+                state.count(load_blocks_failed=len(keys))
                 request.failed.add(f"load refused by {tier}")
                 request.avoided.update({(source_name(tier), key): "failed" for key in keys})
             else:

@@ -37,7 +37,7 @@ class ManagerQueries(Protocol):
         ...
 
     def get_req_blocks(self, request_id: Hashable, replica_idx: int) -> list[int]:
-        """The request's page ids, in token order."""
+        """The request's page ids, in token order; the list is the caller's own (CLAIM-6)."""
         ...
 
     def runtime_inputs(
@@ -69,7 +69,7 @@ class ManagerQueries(Protocol):
         ...
 
     def pending_transfers_exist(self, replica_idx: int = 0) -> bool:
-        """Whether a transfer in flight uses pages of the replica."""
+        """Whether a transfer in flight reads or writes pages of the replica (XFER-7)."""
         ...
 
     def get_prefix_cache_hit_counts(self, ctx: Context) -> list[PrefixCacheHits]:

@@ -158,7 +158,7 @@ class PagedKVCacheManager:
             return request is not None and request.replica == replica_idx
 
     def get_req_blocks(self, request_id: Hashable, replica_idx: int) -> list[int]:
-        """The request's page ids, in token order."""
+        """The request's page ids, in token order; the list is the caller's own (CLAIM-6)."""
         with self._operation():
             return list(self._state.request(request_id, replica_idx).pages)
 
@@ -380,7 +380,7 @@ class PagedKVCacheManager:
             pass
 
     def pending_transfers_exist(self, replica_idx: int = 0) -> bool:
-        """Whether a transfer in flight uses pages of the replica."""
+        """Whether a transfer in flight reads or writes pages of the replica (XFER-7)."""
         with self._operation():
             self._state.pool(replica_idx)
             return any(

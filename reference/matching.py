@@ -134,10 +134,12 @@ def _brings(transfer: Transfer, replica_idx: int, key: PageKey) -> bool:
 
 def lookup_digests(state: State, request: Request, ctx: Context) -> list[bytes]:
     """Digests of the pages that may be hit: at least one active token stays (ALLOC-5)."""
-    if not state.params.enable_prefix_caching or request.dummy or ctx.tokens.active_length == 1:
-        return request.digests[: request.committed]
+    if not state.params.enable_prefix_caching or request.dummy:
+        return []
     # Ask for it now, however short the request: a missing image hash must not surface in a step.
     _ = ctx.hash_overrides
+    if ctx.tokens.active_length == 1:
+        return request.digests[: request.committed]
     tokens = min(identifiable_tokens(ctx), ctx.tokens.current_position - 1)
     count = max(tokens // state.params.page_size, request.committed)
     return state.digests(ctx, request, count)

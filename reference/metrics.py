@@ -41,6 +41,7 @@ class KVCacheMetrics:
 
     Cached tokens count when an allocation returns, computed ones at ``step``, copies when they
     land (METRIC-1, METRIC-2), so a refused or failed call moves no counter of tokens or hits.
+    None goes down but by ``reset_metrics`` (METRIC-7).
     """
 
     input_tokens: int = 0
@@ -98,9 +99,9 @@ class KVCacheMetrics:
     store_blocks_read: int = 0
     """Blocks fetched from the block store."""
     offload_blocks_dropped: int = 0
-    """Blocks that a tier below the device did not take: no slot, no budget, a failed transfer."""
+    """Blocks that a tier below did not get: no slot, no budget, failed or fenced (METRIC-7)."""
     load_blocks_failed: int = 0
-    """Blocks whose load failed and became a miss."""
+    """Blocks at whose fault a load failed, and which became a miss."""
     inflight_disk_ops: int = 0
     """Disk transfers in flight right now (a level, not a counter)."""
 

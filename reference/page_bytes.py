@@ -6,6 +6,7 @@ import torch
 import xxhash
 
 from pagedkv.reference.buffers import KVCacheMemory
+from pagedkv.reference.identity import PageKey
 
 PageBytes = tuple[torch.Tensor, ...]
 """One uint8 row ``[bytes_per_page]`` per memory unit, on the CPU.
@@ -37,9 +38,12 @@ def copy_page(
     return nbytes
 
 
-def checksum(content: PageBytes) -> int:
-    """Checksum over all rows, for tiers that may lie (TIER-5)."""
-    digest = xxhash.xxh3_64()
+def checksum(key: PageKey, content: PageBytes) -> int:
+    """Checksum over a block's key and all rows, for tiers that may lie (TIER-5).
+
+    Without the key, two blocks that were exchanged together with their checksums would be intact.
+    """
+    digest = xxhash.xxh3_64(key)
     for row in content:
         digest.update(row.numpy().data)
     return digest.intdigest()

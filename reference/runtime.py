@@ -100,10 +100,8 @@ def _check(
     params = state.params
     columns = 1
     for ctx, request in rows:
-        # With several placeholders the forward writes one slot more than LEN-1 asks for.
-        written = ceil_div(cache_length(ctx) + query_length(ctx), params.page_size)
-        needed = max(required_pages(ctx, params), written)
         if not request.dummy:
+            needed = _needed_pages(state, ctx)
             columns = max(columns, needed)
             if needed > len(request.pages):
                 raise BlocksNotAllocatedError(
@@ -129,6 +127,13 @@ def _check(
     return columns, bounds
 
 
+def _needed_pages(state: State, ctx: Context) -> int:
+    """Pages for LEN-1 and for every slot that the next forward writes (INPUT-3)."""
+    # With several placeholders the forward writes a slot more than LEN-1 asks for.
+    written = ceil_div(cache_length(ctx) + query_length(ctx), state.params.page_size)
+    return max(required_pages(ctx, state.params), written)
+
+
 def _fill(
     state: State,
     replica: int,
@@ -142,8 +147,9 @@ def _fill(
     table = torch.full((len(rows), columns), null_page, dtype=torch.int32)
     lengths = torch.zeros(len(rows), dtype=torch.int32)
     for row, (ctx, request) in enumerate(rows):
-        used = min(columns, required_pages(ctx, state.params), len(request.pages))
-        table[row, :used] = torch.tensor(request.pages[:used], dtype=torch.int32)
+        if not request.dummy:
+            shown = request.pages[: _needed_pages(state, ctx)]
+            table[row, : len(shown)] = torch.tensor(shown, dtype=torch.int32)
         lengths[row] = cache_length(ctx)
     tables = [storage[: table.numel()].view(len(rows), columns) for storage in buffers.tables]
     lengths_by_device = [storage[: len(rows)] for storage in buffers.lengths]

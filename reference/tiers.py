@@ -26,14 +26,14 @@ class Block:
     content: PageBytes | None = None
     """The bytes; ``None`` until all of them are there."""
     checksum: int | None = None
-    """Checksum of the bytes, in tiers that may lie."""
+    """Checksum over key and bytes, in tiers that may lie."""
     pins: int = 0
     """Transfers in flight that read or write it."""
 
     def is_intact(self) -> bool:
-        """Whether the bytes are still those that were written."""
+        """Whether the bytes are still those that were written, and for this block (TIER-5)."""
         return self.checksum is None or (
-            self.content is not None and checksum(self.content) == self.checksum
+            self.content is not None and checksum(self.key, self.content) == self.checksum
         )
 
 
@@ -123,7 +123,7 @@ class Tier:
         """Copy all bytes into a reserved slot: the block can be found from now on."""
         block.content = tuple(row.clone() for row in content)
         if self.verifies:
-            block.checksum = checksum(content)
+            block.checksum = checksum(block.key, content)
         if self.arriving.pop(block.name, None) is not None:
             self.blocks.setdefault(block.name, block)
             self.known.add(block.name)

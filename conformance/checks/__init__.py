@@ -1,1 +1,1 @@
-"""One file per section of SPEC.md, with its checks."""
+"""One file or folder per section of SPEC.md, with its checks."""

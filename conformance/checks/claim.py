@@ -2,6 +2,7 @@
 
 from pagedkv.conformance.bench import Bench
 from pagedkv.conformance.check import check
+from pagedkv.conformance.forward_inputs import inputs_per_device
 from pagedkv.conformance.refusals import raises
 from pagedkv.conformance.violation import demand, expect
 from pagedkv.reference.errors import (
@@ -376,3 +377,40 @@ def any_text_is_an_id(bench: Bench) -> None:
     for ctx in live:
         driver.release(ctx)
         driver.refused("CLAIM-2", UnknownRequestError, "release", ctx.request_id, 0)
+
+
+@check("CLAIM-4", needs=("dummy", "inputs"))
+def a_long_dummy_needs_no_more_than_a_short_one(bench: Bench) -> None:
+    """However many tokens a dummy has, it widens no table, and is computed and stepped."""
+    driver = bench.driver()
+    driver.claim_dummy("dummy")
+    dummy, ctx = driver.request(bench.prompt(20), request_id="dummy"), driver.admit(range(2))
+    inputs = driver.manager.runtime_inputs([[dummy, ctx]])
+    for device in inputs_per_device(inputs):
+        expect("CLAIM-4", device.lookup_table.tolist()[0], [8], "row of a dummy beside one page")
+    driver.forward(dummy, ctx)
+
+
+@check("CLAIM-5", "REL-1", needs=("reserve",))
+def who_is_released_in_a_reservation_stays_released(bench: Bench) -> None:
+    """The reservation ends without it; its window is put back like those of the others."""
+    driver = bench.driver()
+    driver.serve(bench.prompt(2))
+    gone, other = driver.request(bench.prompt(2)), driver.request(bench.prompt(1, 50))
+    with driver.reserve([gone, other]):
+        driver.release(gone)
+    for ctx in (gone, other):
+        driver.refused("CLAIM-5", UnknownRequestError, "release", ctx.request_id, 0)
+    expect("CLAIM-5", driver.manager.num_free_blocks(0), 8, "free pages after the reservation")
+
+
+@check("CLAIM-6")
+def a_table_that_was_told_is_the_callers_own(bench: Bench) -> None:
+    """Whatever a caller does to the list that ``get_req_blocks`` gave, no page is lost."""
+    driver = bench.driver()
+    ctx = driver.admit(bench.prompt(2))
+    told = driver.manager.get_req_blocks(ctx.request_id, 0)
+    expected = list(told)
+    told.clear()
+    expect("CLAIM-6", driver.pages(ctx), expected, "pages of a request whose table was changed")
+    driver.forward(ctx)

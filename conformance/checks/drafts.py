@@ -114,7 +114,7 @@ def look_ups_stop_early_too(bench: Bench) -> None:
             expect("DRAFT-1", told.total_blocks, hits, f"blocks that {pages} pages would hit")
 
 
-@check("STEP-4", "DRAFT-1", needs=("speculative", "prefix"))
+@check("DRAFT-1", "STEP-4", needs=("speculative", "prefix"))
 def a_page_with_another_successor_is_not_swapped_in(bench: Bench) -> None:
     """Where drafts look ahead, requests that part after a block keep pages of their own for it."""
     for method in LOOK_AHEAD:
@@ -126,4 +126,4 @@ def a_page_with_another_successor_is_not_swapped_in(bench: Bench) -> None:
             driver.update(ctx)
         driver.step(one, other)
         seen = [driver.pages(ctx) for ctx in (one, other)]
-        expect("STEP-4", seen, tables, "pages after the step")
+        expect("DRAFT-1", seen, tables, "pages after the step")

@@ -548,3 +548,37 @@ def a_new_budget_is_reported(bench: Bench) -> None:
     if not callable(renew):
         raise Skip(f"{bench.implementation.name} has no renew_write_budget")
     expect("EVENT-1", kinds(reported(events, renew)), [WriteBudgetRenewed], "events of a renewal")
+
+
+@check("EVENT-1", "FAIL-2", needs=("events", "poison", "host", "transfers"))
+def a_failing_device_is_reported_before_what_it_takes_along(bench: Bench) -> None:
+    """First comes which device has failed, and why; then the failures of its transfers."""
+    bench.writes("through")
+    driver = bench.controlled(host_pages=8, write_policy="through", tracer=(events := Recording()))
+    driver.serve(bench.prompt(2))
+    lost = [TransferFailed(t.id, "unavailable", tuple(t.keys)) for t in driver.in_flight()]
+    demand("EVENT-1", bool(lost), "nothing is offloaded when a step has committed something")
+    seen = reported(events, lambda: driver.poison(0, "it fell off the bus"))
+    expect("EVENT-1", seen, [ReplicaPoisoned(0, "it fell off the bus"), *lost], "events")
+
+
+@check("EVENT-5", "STORE-2", needs=("events", "host", "store", "transfers"))
+def what_a_landing_leaves_out_was_reported_before_it(bench: Bench) -> None:
+    """A block that lands in host memory goes on to the store, unless that has said it is there."""
+    bench.writes("through")
+    driver = bench.controlled(
+        host_pages=8,
+        store=True,
+        write_policy="through",
+        model_fingerprint="weights",
+        tracer=(events := Recording()),
+    )
+    driver.serve(bench.prompt(2))
+    offloads = driver.in_flight()
+    bench.beside(driver, auto_land=True, tracer=None).serve(bench.prompt(2))
+    for offload in offloads:
+        seen = reported(events, lambda: driver.land(offload))  # noqa: B023
+        landing = kinds(seen).index(TransferLanded)
+        told = {key for e in seen[:landing] if isinstance(e, StoreAnswered) for key in e.found}
+        put = {key for transfer in driver.in_flight() for key in transfer.keys}
+        expect("EVENT-5", set(offload.keys) - told - put, set(), "blocks neither put nor known")

@@ -7,7 +7,12 @@ from pagedkv.conformance.bench import Bench, Skip
 from pagedkv.conformance.check import check
 from pagedkv.conformance.damage import Damage
 from pagedkv.conformance.violation import demand, expect
-from pagedkv.reference.errors import ReplicaPoisonedError
+from pagedkv.reference.errors import (
+    BatchesError,
+    ReplicaIndexError,
+    ReplicaPoisonedError,
+    UnknownRequestError,
+)
 from pagedkv.reference.tier_names import FailReason
 
 # --- FAIL-1: loads --------------------------------------------------------------------------------
@@ -156,12 +161,28 @@ def other_replicas_are_stepped_beside_it(bench: Bench) -> None:
 
 @check("FAIL-2", needs=("poison", "probes"))
 def looking_up_goes_on(bench: Bench) -> None:
-    """A router may ask, and gets an answer for every replica."""
-    replicas = 2 if "replicas" in bench.implementation.capabilities else 1
-    driver = bench.driver(replicas=replicas)
+    """A router may ask, and is told that nothing is found on the replica that has failed."""
+    can = bench.implementation.capabilities.__contains__
+    tiers = {"host_pages": 8} if can("host") else {}
+    driver = bench.driver(replicas=2 if can("replicas") else 1, **tiers)
     driver.serve(bench.prompt(2))
     driver.poison(0)
-    driver.probe(driver.request(bench.prompt(2)))
+    told = driver.probe(driver.request(bench.prompt(2)))
+    expect("FAIL-2", told[0].total_blocks, 0, "blocks found on the replica that has failed")
+
+
+@check("FAIL-2", "CLAIM-2", "CLAIM-3", needs=("poison",))
+def a_failed_device_comes_before_other_refusals(bench: Bench) -> None:
+    """Whatever else is wrong with a call, its replica has failed; one that is not there is not."""
+    driver = bench.driver()
+    ctx, stranger = driver.admit(bench.prompt(2)), driver.request(bench.prompt(1, 50))
+    driver.poison(0)
+    driver.refused("FAIL-2", ReplicaPoisonedError, "claim", ctx.request_id, 0)
+    driver.refused("FAIL-2", ReplicaPoisonedError, "alloc", stranger, 0)
+    driver.refused("FAIL-2", ReplicaPoisonedError, "step", [[stranger]])
+    driver.refused("CLAIM-3", ReplicaIndexError, "claim", "elsewhere", 1)
+    driver.refused("STEP-1", BatchesError, "step", [[ctx], []])
+    driver.refused("CLAIM-2", UnknownRequestError, "release", stranger.request_id, 0)
 
 
 @check("FAIL-2", "XFER-4", needs=("poison", "transfers", "host"))
@@ -258,4 +279,20 @@ def damage_in_every_tier_does_not_fail_a_request(bench: Bench) -> None:
     again = restarted.admit(bench.prompt(3))
     left = again.tokens.processed_length // bench.size
     demand("FAIL-1", left <= 2, f"blocks served after the third was damaged: {left}")
+    restarted.forward(again)
+
+
+@check("FAIL-1", "STEP-4", "ALLOC-11", needs=("disk", "store"))
+def what_landed_beside_two_failures_may_be_used(bench: Bench) -> None:
+    """If a block fails on disk and in the store, one behind it may have landed, and be kept."""
+    driver = bench.driver(
+        host_pages=4, disk_pages=2, store=True, head_dim=16, model_fingerprint="weights"
+    )
+    ctx = driver.serve(bench.prompt(3))
+    restarted = bench.restart(driver)
+    bench.damage(restarted, "disk", ctx, 0, "flipped")
+    bench.damage(restarted, "store", ctx, 0, "flipped")
+    again = restarted.admit(bench.prompt(3))
+    expect("FAIL-1", again.tokens.processed_length, 0, "tokens served without an intact root")
+    restarted.forward(again)
     restarted.forward(again)

@@ -361,7 +361,7 @@ def addresses_stay(bench: Bench) -> None:
     expect("INPUT-7", len(set(next(iter(seen)))), 2, "shards with memory of their own")
 
 
-@check("MEM-2", "INPUT-7", needs=("inputs", "memory"))
+@check("INPUT-7", "MEM-2", needs=("inputs", "memory"))
 def forwards_get_the_memory_of_their_replica(bench: Bench) -> None:
     """Blocks and scales among the inputs are the pages that the manager keeps, and no copies."""
     can = bench.implementation.capabilities.__contains__
@@ -377,7 +377,7 @@ def forwards_get_the_memory_of_their_replica(bench: Bench) -> None:
             if not places:
                 raise Skip("blocks are not among the inputs")
             expected = sorted(buffer.data_ptr() for buffer in buffers)
-            expect("MEM-2", places, expected, f"memory of replica {replica}")
+            expect("INPUT-7", places, expected, f"memory of replica {replica}")
 
 
 @check("INPUT-4", needs=("inputs",))
@@ -399,3 +399,20 @@ def a_table_is_as_wide_as_the_batch_of_its_replica_needs(bench: Bench) -> None:
     here, there = driver.admit(bench.prompt(1)), driver.admit(bench.prompt(3), 1)
     shapes = [list(inputs.lookup_table.shape) for inputs in inputs_of(driver, here, there)]
     expect("INPUT-4", shapes, [[1, 2], [1, 4]], "shapes of the tables, by replica")
+
+
+@check("INPUT-4", "INPUT-3", needs=("inputs",))
+def a_page_that_is_written_is_shown(bench: Bench) -> None:
+    """With several placeholders a forward may write past LEN-1; if there is a page, it gets it."""
+    driver = bench.driver()
+    ctx = driver.claim(driver.request(bench.prompt(2, more=-1)))
+    driver.bring_drafts(ctx, [], [1, 2])  # A page for tokens that turn out not to be accepted.
+    driver.alloc(ctx)
+    driver.bring_drafts(ctx, [])
+    driver.compute(ctx)
+    for _ in range(2):
+        driver.update_later(ctx, 2)
+        driver.alloc(ctx)
+        driver.compute(ctx)
+    (inputs,) = inputs_of(driver, ctx)
+    expect("INPUT-4", inputs.lookup_table.tolist(), [driver.pages(ctx)], "table of the forward")

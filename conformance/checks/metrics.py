@@ -514,7 +514,7 @@ def only_disk_operations_are_counted_as_that(bench: Bench) -> None:
         driver.land(driver.in_flight()[0])
 
 
-@check("METRIC-2", needs=("metrics", "host", "transfers"))
+@check("METRIC-7", "METRIC-2", needs=("metrics", "host", "transfers"))
 def failed_offloads_count_as_dropped(bench: Bench) -> None:
     """A block that does not arrive below, through whatever fault, counts as dropped, once."""
     bench.writes("through")
@@ -525,7 +525,7 @@ def failed_offloads_count_as_dropped(bench: Bench) -> None:
         driver.fail(transfer, "io_error", transfer.keys[:1])
     metrics = driver.metrics()
     counts = metrics.offload_blocks_dropped, metrics.d2h_blocks_copied
-    expect("METRIC-2", counts, (offered, 0), "blocks dropped and copied")
+    expect("METRIC-7", counts, (offered, 0), "blocks dropped and copied")
 
 
 @check("METRIC-5", needs=("metrics", "replicas"))
@@ -562,7 +562,7 @@ def only_what_was_cached_is_evicted(bench: Bench) -> None:
         demand("POOL-10", getattr(metrics, name) <= most, f"{name}: {getattr(metrics, name)}")
 
 
-@check("METRIC-5", "TIER-1", needs=("metrics", "host", "disk"))
+@check("METRIC-7", "TIER-1", needs=("metrics", "host", "disk"))
 def what_was_written_is_there_or_evicted(bench: Bench) -> None:
     """Where nothing fails, blocks written to a tier and not in it any more were evicted."""
     bench.writes("through")
@@ -575,7 +575,7 @@ def what_was_written_is_there_or_evicted(bench: Bench) -> None:
         ("disk", metrics.disk_blocks_written),
     ):
         gone = written - getattr(driver.manager, f"get_num_used_{tier}_pages")(0)
-        expect("METRIC-5", getattr(metrics, f"{tier}_blocks_evicted"), gone, f"evicted from {tier}")
+        expect("METRIC-7", getattr(metrics, f"{tier}_blocks_evicted"), gone, f"evicted from {tier}")
 
 
 @check("METRIC-4", needs=("metrics", "prefix"))
@@ -627,3 +627,39 @@ def a_hit_after_a_window_was_moved_back_counts_what_is_new(bench: Bench) -> None
     after = driver.metrics()
     counts = after.input_tokens - before.input_tokens, after.cache_tokens - before.cache_tokens
     expect("METRIC-1", counts, (0, 2 * size - size // 2), "tokens counted as computed, and served")
+
+
+# --- METRIC-7: what was given up, dropped or lost -------------------------------------------------
+
+
+@check("METRIC-7", "POOL-10", needs=("metrics", "prefix"))
+def every_cached_page_that_is_taken_is_an_eviction(bench: Bench) -> None:
+    """As many blocks were evicted from the device as pages with content were taken."""
+    driver = bench.driver()
+    for n in range(1, 4):
+        driver.serve(bench.prompt(2, 50))
+        driver.evict_all()
+        # The request that has taken all pages was never stepped: nothing of it is cached.
+        expect("METRIC-7", driver.metrics().device_blocks_evicted, 2 * n, "blocks evicted")
+
+
+@check("METRIC-7", "TIER-9", needs=("metrics", "host"))
+def blocks_without_a_slot_count_as_dropped(bench: Bench) -> None:
+    """Of a chain that is too long for host memory, what finds no slot counts as dropped."""
+    bench.writes("through")
+    driver = bench.driver(host_pages=2, write_policy="through")
+    driver.serve(bench.prompt(3))
+    metrics = driver.metrics()
+    counts = metrics.d2h_blocks_copied, metrics.offload_blocks_dropped
+    expect("METRIC-7", counts, (2, 1), "blocks copied and dropped")
+
+
+@check("METRIC-7", "TIER-6", needs=("metrics", "host", "transfers"))
+def blocks_at_fault_count_as_failed(bench: Bench) -> None:
+    """Of a load that fails through one of its blocks, that one counts as failed."""
+    driver = bench.with_chain_below(3)
+    ctx = driver.claim(driver.request(bench.prompt(3)))
+    driver.begin(ctx)
+    driver.fail_block(ctx, 1, "io_error")
+    expect("METRIC-7", driver.metrics().load_blocks_failed, 1, "blocks failed")
+    demand("ALLOC-11", not driver.finish(ctx), "an allocation was served by a failed load")

@@ -303,3 +303,24 @@ def land_all_but_disk_writes(driver: Driver, reason: FailReason) -> int:
         else:
             driver.land(transfers[0])
     return failed
+
+
+@check("TIER-6", "XFER-4", needs=("host", "transfers"))
+def a_failed_write_costs_its_source_nothing(bench: Bench) -> None:
+    """Blocks stay where an offload or a write has read them, whatever it has failed of."""
+    disk = {"disk_pages": 8} if "disk" in bench.implementation.capabilities else {}
+    for reason in get_args(FailReason):
+        driver = bench.controlled(host_pages=8, write_policy="through", **disk)
+        driver.serve(bench.prompt(2))
+        for offload in driver.in_flight():
+            driver.fail(offload, reason)
+        expect("TIER-6", driver.hit(bench.prompt(2)), 2, f"blocks on the device after {reason}")
+        driver.serve(bench.prompt(2, 50))
+        land_all_but_disk_writes(driver, reason)
+        driver.evict_all()
+        ctx = driver.claim(driver.request(bench.prompt(2, 50)))
+        driver.begin(ctx)
+        loaded = [key for load in driver.loads() if load.source == "host" for key in load.keys]
+        expect("TIER-6", len(loaded), 2, f"blocks in host memory after {reason}")
+        driver.land_all()
+        driver.finish(ctx)

@@ -185,10 +185,11 @@ def landing_moves_no_page(bench: Bench) -> None:
     left = []
     for early in (True, False):
         driver = eager(bench, total_num_pages=6)
-        for start in (0, 50, 90):
-            driver.serve(bench.prompt(1, start))
-            if early:
-                driver.land_all()
+        held = [driver.hold(bench.prompt(1, start)) for start in (0, 50, 90)]
+        if early:
+            driver.land_all()
+        for ctx in held:
+            driver.release(ctx)
         for transfer in reversed(driver.in_flight()):
             driver.land(transfer)
         driver.release(driver.admit(range(10**6, 10**6 + 5 * bench.size)))
@@ -434,3 +435,21 @@ def what_was_written_to_all_tiers_makes_room(bench: Bench) -> None:
         driver.land_all()
         expect("XFER-3", driver.hit_below(bench.prompt(2, start)), 2, "blocks that got the slots")
         driver.land_all()
+
+
+@check("XFER-7", "REL-3", needs=("transfers", "replicas"))
+def a_replica_that_is_read_has_transfers_pending(bench: Bench) -> None:
+    """``pending_transfers_exist`` is true of both replicas of a copy until it has settled."""
+    driver = bench.controlled(replicas=2)
+    bench.has("pending_transfers_exist")
+    pending = driver.manager.pending_transfers_exist
+    driver.serve(bench.prompt(2), 1)
+    expect("XFER-7", [pending(0), pending(1)], [False, False], "transfers before any copy")
+    ctx = driver.claim(driver.request(bench.prompt(2)))
+    driver.begin(ctx)
+    if not driver.loads():
+        raise Skip("replicas do not copy from each other")
+    expect("XFER-7", [pending(0), pending(1)], [True, True], "transfers during a copy")
+    driver.land_all()
+    expect("XFER-7", [pending(0), pending(1)], [False, False], "transfers after the copy")
+    driver.finish(ctx)

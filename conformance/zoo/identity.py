@@ -158,6 +158,5 @@ SPECIMENS = (
         source=("vllm#50438",),
         changes=(Edit(_commit, {" and not state.drafts_look_ahead": ""}),),
         expected=("drafts.a_page_with_another_successor_is_not_swapped_in",),
-        claims=frozenset({"STEP-4"}),
     ),
 )

@@ -105,10 +105,10 @@ SPECIMENS = (
             Edit(
                 Tier.fill,
                 {
-                    "            block.checksum = checksum(content)\n": """\
+                    "            block.checksum = checksum(block.key, content)\n": """\
             for row in block.content:
                 row[len(row) // 2 :] = 0
-            block.checksum = checksum(block.content)
+            block.checksum = checksum(block.key, block.content)
 """
                 },
             ),

@@ -310,8 +310,8 @@ export class Manager {
     const told = bounds ?? shape;
     return {
       columns,
-      lookup_table: rows.map(({ ctx, request }) => {
-        const used = request.dummy ? [] : request.pages.slice(0, requiredPages(ctx, this.setup));
+      lookup_table: rows.map(({ request }, row) => {
+        const used = request.dummy ? [] : request.pages.slice(0, needs[row]);
         return [...used, ...new Array(columns - used.length).fill(pool.nullPage)];
       }),
       cache_lengths: rows.map(({ ctx }) => cacheLength(ctx)),

@@ -237,3 +237,30 @@ def test_a_shutdown_within_a_reserve_still_puts_windows_back(make: Making) -> No
     with manager.reserve([[ctx]]):
         manager.shutdown()
     assert ctx.processed_length == 0
+
+
+@pytest.mark.rule("CLAIM-1", "CLAIM-2")
+def test_equal_ids_are_one_request_whatever_they_are(make: Making) -> None:
+    manager = make.manager()
+    manager.claim(("batch", 1), 0)
+    with pytest.raises(AlreadyClaimedError):
+        manager.claim(("batch", 1), 0)
+    manager.claim("('batch', 1)", 0)
+    manager.release(("batch", 1), 0)
+    assert manager.contains("('batch', 1)", 0)
+
+
+@pytest.mark.rule("CLAIM-4", "STEP-1")
+def test_a_long_dummy_lacks_no_page(make: Making) -> None:
+    manager = make.manager()
+    manager.alloc_dummy("padding", 0)
+    make.forward(manager, make.context(range(90), request_id="padding"))
+    assert manager.num_free_blocks() == 8
+
+
+@pytest.mark.rule("CLAIM-6")
+def test_a_page_table_is_told_in_a_list_of_the_callers_own(make: Making) -> None:
+    manager = make.manager()
+    ctx = make.admit(manager, range(9))
+    manager.get_req_blocks(ctx.request_id, 0).reverse()
+    assert manager.get_req_blocks(ctx.request_id, 0) == [0, 1, 2]

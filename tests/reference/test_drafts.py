@@ -54,3 +54,16 @@ def test_the_last_hit_page_is_not_loaded_either(
     assert make.hits(manager, range(9)).host_blocks == 2 - unused
     make.admit(manager, range(9))
     assert manager.get_metrics_aggregated().h2d_blocks_copied == 2 - unused
+
+
+@pytest.mark.rule("DRAFT-1", "STEP-4")
+@pytest.mark.parametrize(("method", "unused"), METHODS)
+def test_no_cached_page_takes_the_place_of_a_page_with_another_successor(
+    make: Making, method: SpeculativeMethod | None, unused: int
+) -> None:
+    manager = manager_for(make, method)
+    one, other = (make.admit(manager, [*range(4), last]) for last in (901, 902))
+    for ctx in (one, other):
+        make.forward(manager, ctx)
+    first, second = (manager.get_req_blocks(ctx.request_id, 0)[0] for ctx in (one, other))
+    assert (first == second) == (unused == 0)

@@ -3,7 +3,13 @@
 import pytest
 from tests.reference.conftest import Making, prompt
 
-from pagedkv.reference import KVLoadFailed, PagedKVCacheManager, ReplicaPoisonedError
+from pagedkv.reference import (
+    BatchesError,
+    KVLoadFailed,
+    PagedKVCacheManager,
+    ReplicaIndexError,
+    ReplicaPoisonedError,
+)
 
 
 @pytest.mark.rule("FAIL-1", "TIER-6")
@@ -89,3 +95,31 @@ def test_another_peer_serves_in_place_of_one_that_failed(make: Making) -> None:
     with pytest.raises(KVLoadFailed):
         manager.finish_alloc(ctx, 2)
     assert manager.begin_alloc(ctx, 2).hit_counts.peer_blocks == 1
+
+
+@pytest.mark.rule("FAIL-2", "CLAIM-2", "CLAIM-3")
+def test_a_failed_device_is_told_before_what_else_is_wrong_with_a_request(make: Making) -> None:
+    manager = make.manager()
+    manager.claim("claimed", 0)
+    manager.poison(0, "illegal memory access")
+    stranger = make.context(range(3))
+    for call in (
+        lambda: manager.claim("claimed", 0),
+        lambda: manager.alloc(stranger, 0),
+        lambda: manager.finish_alloc(stranger, 0),
+        lambda: manager.step([[stranger]]),
+    ):
+        with pytest.raises(ReplicaPoisonedError):
+            call()
+    with pytest.raises(ReplicaIndexError):
+        manager.claim("new", 1)
+    with pytest.raises(BatchesError):
+        manager.step([[stranger], []])
+
+
+@pytest.mark.rule("FAIL-2", "ALLOC-14")
+def test_a_look_up_finds_nothing_for_a_replica_that_has_failed(make: Making) -> None:
+    manager = make.manager(make.tiered_params(), host_pages=4)
+    make.serve(manager, prompt(2))
+    manager.poison(0, "illegal memory access")
+    assert make.hits(manager, prompt(2)).total_blocks == 0

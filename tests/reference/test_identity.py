@@ -319,10 +319,13 @@ def test_bringing_too_few_digests_is_an_error(make: Making) -> None:
 
 
 @pytest.mark.rule("ID-5")
-def test_an_image_without_a_hash_is_refused_however_short_the_prompt(make: Making) -> None:
+@pytest.mark.parametrize("length", [1, 3])
+def test_an_image_without_a_hash_is_refused_however_short_the_prompt(
+    make: Making, length: int
+) -> None:
     manager = make.manager()
     with pytest.raises(ValueError, match="image_hash"):
-        make.admit(manager, range(3), images=[ImageMetadata(0, 1)])
+        make.admit(manager, range(length), images=[ImageMetadata(0, 1)])
 
 
 if __name__ == "__main__":

@@ -306,7 +306,7 @@ def test_counters_add_up_field_by_field(a: KVCacheMetrics, b: KVCacheMetrics) ->
     assert 0 <= (a + b).cache_hit_rate <= 1
 
 
-@pytest.mark.rule("METRIC-5")
+@pytest.mark.rule("METRIC-5", "METRIC-7")
 def test_what_replicas_share_is_counted_once_and_their_own_is_added_up(make: Making) -> None:
     manager = make.manager(make.isolated_params(), pages=3, host_pages=2)
     for replica in range(3):
@@ -384,3 +384,27 @@ def test_a_reason_is_forgotten_when_the_block_is_cached_again(make: Making) -> N
     manager.reset_metrics()
     make.admit(manager, prompt(1))
     assert missed(manager) == {"not_stored": 1}
+
+
+@pytest.mark.rule("METRIC-7", "TIER-9")
+def test_blocks_that_a_tier_does_not_get_are_dropped_for_whatever_reason(make: Making) -> None:
+    manager = make.manager(make.tiered_params(), host_pages=2, auto_land=False)
+    make.serve(manager, prompt(3))  # Of its three blocks two find a slot.
+    (failing,) = manager.in_flight()
+    manager.fail(failing.id, "io_error")
+    assert manager.get_metrics_aggregated().offload_blocks_dropped == 1 + 2
+    make.serve(manager, prompt(2, start=50))
+    manager.reset_prefix_cache()
+    make.land_all(manager)
+    assert manager.get_metrics_aggregated().offload_blocks_dropped == 1 + 2 + 2
+
+
+@pytest.mark.rule("METRIC-7", "METRIC-2")
+def test_only_the_blocks_at_fault_have_failed(make: Making) -> None:
+    manager = make.manager(make.isolated_params(), host_pages=4, auto_land=False)
+    make.serve(manager, prompt(3))
+    make.land_all(manager)
+    make.begin(manager, prompt(3), replica=1)
+    (load,) = manager.in_flight()
+    manager.fail(load.id, "timeout", load.keys[1:2])
+    assert manager.get_metrics_aggregated().load_blocks_failed == 1

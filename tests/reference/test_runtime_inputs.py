@@ -236,3 +236,16 @@ def test_a_forward_never_writes_past_its_pages_however_many_placeholders(make: M
         manager.alloc(ctx, 0)
     with pytest.raises(BlocksNotAllocatedError):
         manager.runtime_inputs([[ctx]])
+
+
+@pytest.mark.rule("INPUT-4", "INPUT-3")
+def test_a_page_that_the_forward_writes_past_what_len_1_asks_for_is_shown(make: Making) -> None:
+    manager = make.manager()
+    ctx = make.context(range(7))
+    manager.claim(ctx.request_id, 0)
+    ctx.spec_decoding_state.maybe_accepted_draft_tokens = [1, 2]
+    manager.alloc(ctx, 0)
+    ctx.spec_decoding_state.maybe_accepted_draft_tokens = []
+    for _ in range(2):
+        ctx.update_with_future_token(max_pending_futures=2)
+    assert device_inputs(manager, [[ctx]]).lookup_table.tolist() == [[0, 1, 2]]

@@ -354,7 +354,7 @@ def test_only_the_blocks_at_fault_are_given_up(make: Making) -> None:
     assert manager.get_metrics_aggregated().load_blocks_failed == 1
 
 
-@pytest.mark.rule("TIER-6")
+@pytest.mark.rule("TIER-6", "METRIC-7")
 def test_a_load_that_is_refused_is_a_miss(make: Making, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise KVLoadRefused("busy")
@@ -363,6 +363,7 @@ def test_a_load_that_is_refused_is_a_miss(make: Making, monkeypatch: pytest.Monk
     make.serve(manager, A)
     monkeypatch.setattr(TierConnector, "load", refuse)
     assert make.admit(manager, A, replica=1).cached_prefix_length == 0
+    assert manager.get_metrics_aggregated().load_blocks_failed == 1
 
 
 @pytest.mark.rule("TIER-6")
@@ -472,3 +473,37 @@ def test_a_promoted_block_does_not_land_without_its_parent(make: Making) -> None
     manager.fail(from_disk.id, "timeout")
     manager.land(from_store.id)
     assert tiers["host"].find(leaf.key) is None
+
+
+@pytest.mark.rule("TIER-5")
+def test_a_block_that_was_exchanged_with_its_checksum_is_not_taken_for_another(
+    make: Making,
+) -> None:
+    params, media = make.tiered_params(disk_pages=4, **NAMED), Media()
+    first = make.manager(params, host_pages=4, media=media)
+    make.serve(first, prompt(1))
+    make.serve(first, prompt(1, start=50))
+    first.shutdown()
+    one, other = media.disks[DISK].blocks.values()
+    one.content, other.content = other.content, one.content
+    one.checksum, other.checksum = other.checksum, one.checksum
+    manager = make.manager(params, host_pages=4, media=media)
+    for tokens in (prompt(1), prompt(1, start=50)):
+        assert make.admit(manager, tokens).cached_prefix_length == 0
+
+
+@pytest.mark.rule("TIER-6")
+@pytest.mark.parametrize("reason", get_args(FailReason))
+def test_a_failed_write_costs_its_source_nothing(make: Making, reason: FailReason) -> None:
+    manager = make.manager(
+        make.isolated_params(disk_pages=4, **NAMED), host_pages=4, auto_land=False
+    )
+    make.serve(manager, prompt(2))
+    (offload,) = manager.in_flight()
+    manager.fail(offload.id, reason)
+    assert make.hits(manager, prompt(2)).device_blocks == 2
+    make.serve(manager, prompt(2))
+    manager.land(manager.in_flight()[0].id)
+    (write,) = manager.in_flight()
+    manager.fail(write.id, reason)
+    assert make.hits_below(manager, prompt(2)).host_blocks == 2

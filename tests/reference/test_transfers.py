@@ -1,4 +1,4 @@
-"""Blocks on their way between tiers: rules XFER-1 to XFER-6."""
+"""Blocks on their way between tiers: rules XFER-1 to XFER-7."""
 
 import pytest
 from tests.reference.conftest import STORE, Making, Recorder, prompt
@@ -169,3 +169,13 @@ def test_transfers_land_within_the_call_in_the_order_of_issue_and_follow_ups_las
     issued = [(e.transfer, e.source) for e in recorder.issued]
     assert [source for _, source in issued] == ["device", "device", "host", "host"]
     assert [e.transfer for e in recorder.of_kind(TransferLanded)] == [name for name, _ in issued]
+
+
+@pytest.mark.rule("XFER-7")
+def test_a_replica_that_is_read_for_another_has_transfers_pending(make: Making) -> None:
+    manager = make.manager(make.params(replicas=3), auto_land=False)
+    make.serve(manager, A, 1)
+    make.begin(manager, A, 0)
+    assert [manager.pending_transfers_exist(n) for n in range(3)] == [True, True, False]
+    make.land_all(manager)
+    assert not any(manager.pending_transfers_exist(n) for n in range(3))

@@ -86,14 +86,18 @@ class LookupTables:
             ),
         )
 
+    def _needed(self, row: Row) -> int:
+        """Pages that the row shows: for LEN-1, and for every slot that is written (INPUT-3)."""
+        written = cache_length(row.ctx) + query_length(row.ctx)
+        return max(required_pages(row.ctx, self.params), ceil_div(written, self.params.page_size))
+
     def _columns(self, rows: Sequence[Row], max_cache_length: int | None) -> int:
         size = self.params.page_size
         columns = 1
         for row in rows:
             if row.dummy:
                 continue
-            written = cache_length(row.ctx) + query_length(row.ctx)
-            needed = max(required_pages(row.ctx, self.params), ceil_div(written, size))
+            needed = self._needed(row)
             if needed > len(row.pages):
                 raise BlocksNotAllocatedError(
                     row.ctx.request_id, needed=needed, allocated=len(row.pages)
@@ -116,7 +120,7 @@ class LookupTables:
         table = torch.full((len(rows), columns), self.total_num_pages, dtype=torch.int32)
         for row, entries in zip(rows, table, strict=True):
             if not row.dummy:
-                used = row.pages[: required_pages(row.ctx, self.params)]
+                used = row.pages[: self._needed(row)]
                 entries[: len(used)] = torch.tensor(used, dtype=torch.int32)
         lengths = torch.tensor([cache_length(row.ctx) for row in rows], dtype=torch.int32)
         return KVCacheAssignments(

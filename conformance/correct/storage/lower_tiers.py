@@ -247,7 +247,7 @@ class LowerTiers:
         self._settle(transfer, visible=False)
         if transfer.kind != "onload":
             return
-        self.copies = self.copies.plus(load_blocks_failed=len(transfer.keys))
+        self.copies = self.copies.plus(load_blocks_failed=len(fault.keys))
         for key, slot in zip(transfer.keys, transfer.read, strict=True):
             if key in fault.keys and fault.reason in BLOCK_IS_LOST:
                 self._tier(transfer.source).give_up(slot)
