@@ -34,8 +34,17 @@ class _OnItsOwnLoop:
         if not callable(found):
             return found
 
+        waits = inspect.iscoroutinefunction(found)
+
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._run(found, *args, **kwargs)
+            if waits or self._closed:
+                return self._run(found, *args, **kwargs)
+            # What does not wait only has to find its loop; a turn of it costs more than the call.
+            asyncio._set_running_loop(self._runner.get_loop())
+            try:
+                return found(*args, **kwargs)
+            finally:
+                asyncio._set_running_loop(None)
 
         return call
 
