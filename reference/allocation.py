@@ -35,8 +35,12 @@ from pagedkv.reference.transfer import Transfer
 from pagedkv.reference.transfers import issue
 
 
-def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
+def begin_alloc(
+    state: State, ctx: Context, replica_idx: int, hit_limit: int | None = None
+) -> AllocPlan:
     """Plan the allocation of ``ctx``: match, take, issue the loads, wait for nothing.
+
+    Of the blocks that are found, no more than ``hit_limit`` are used (ALLOC-15).
 
     Raises:
         InsufficientBlocksError: It does not fit; nothing was changed (ALLOC-2).
@@ -51,9 +55,9 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     digests = lookup_digests(state, request, ctx)
     stores = further_stores(state, ctx)
     report_answers(state, state.keys(digests)[request.committed :], stores)
-    need = need_of(state, request, ctx, replica_idx, digests)
+    need = need_of(state, request, ctx, replica_idx, digests, hit_limit)
     if need.fresh > need.free_for(pool):
-        _refuse(state, ctx, replica_idx, need, digests)
+        _refuse(state, ctx, replica_idx, need, digests, hit_limit)
     request.digests = digests
 
     # TAKE: hold what is hit, so that taking the rest cannot evict it, then the oldest pages
@@ -93,6 +97,7 @@ def begin_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
             plan.hit_counts,
             tuple(issued),
             plan.transfers,
+            hit_limit,
         )
     )
     return plan
@@ -207,13 +212,18 @@ def _peer_copy(
 
 
 def _refuse(
-    state: State, ctx: Context, replica_idx: int, need: Need, digests: Sequence[bytes]
+    state: State,
+    ctx: Context,
+    replica_idx: int,
+    need: Need,
+    digests: Sequence[bytes],
+    hit_limit: int | None,
 ) -> NoReturn:
     """Report that it does not fit, and nothing else (EVENT-4)."""
     pool = state.pools[replica_idx]
     free = need.free_for(pool)
     context = replace(state.snapshot(ctx, digests), stores=tuple(further_stores(state, ctx)))
-    state.emit(AllocRefused(ctx.request_id, replica_idx, context, need.fresh, free))
+    state.emit(AllocRefused(ctx.request_id, replica_idx, context, need.fresh, free, hit_limit))
     raise InsufficientBlocksError(
         needed=need.fresh,
         free=free,

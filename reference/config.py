@@ -217,6 +217,12 @@ class TierOptions(BaseModel):
     disk_write_budget_gb_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Most that is written to disk in a day, in GB, to spare flash; None for no limit."""
 
+    slow_tier_policy: Literal["wait", "timeout", "best_effort"] = "wait"
+    """What an allocation does about blocks below host memory: it waits until they are loaded, waits
+    for :attr:`slow_tier_timeout_s`, or leaves them and computes their tokens (ALLOC-15)."""
+    slow_tier_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """How long an allocation waits under ``timeout``, in seconds."""
+
     @classmethod
     def from_connector_config(cls, config: KVConnectorConfig | None) -> TierOptions:
         """The options among ``config``'s extra fields; what other connectors know is skipped.

@@ -100,6 +100,34 @@ class TierConnector:
             chain=tuple(chain),
         )
 
+    def prefetch(
+        self,
+        source: LowerTier,
+        keys: Sequence[PageKey],
+        chain: Sequence[PageKey],
+        further: Sequence[Tier] = (),
+    ) -> Transfer | None:
+        """Issue the load of ``keys``, which ``source`` holds, into host slots, if there are any."""
+        found = [place for key in keys if (place := self._find(key, source, further)) is not None]
+        for _, block in found:
+            block.pins += 1
+        slots = self._promote([block for _, block in found], chain)
+        for _, block in found[len(slots) :]:
+            block.pins -= 1
+        if not slots:
+            return None
+        taken = found[: len(slots)]
+        return Transfer(
+            kind="onload",
+            source=source,
+            target="host",
+            keys=tuple(slot.key for slot in slots),
+            source_blocks=tuple(block for _, block in taken),
+            source_tiers=tuple(tier for tier, _ in taken),
+            target_blocks=tuple(slots),
+            chain=tuple(chain),
+        )
+
     def offload(
         self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, *, new: int
     ) -> list[Transfer]:
@@ -248,13 +276,15 @@ class TierConnector:
         return self.tiers[name].used if name in self.tiers else 0
 
     def _land_onload(self, transfer: Transfer) -> list[Transfer]:
-        memory = self.memories[_of(transfer)]
-        for block, page in zip(transfer.source_blocks, transfer.pages, strict=True):
-            assert block.content is not None
-            write_page(memory, page, block.content)
+        if transfer.target == "device":
+            memory = self.memories[_of(transfer)]
+            for block, page in zip(transfer.source_blocks, transfer.pages, strict=True):
+                assert block.content is not None
+                write_page(memory, page, block.content)
+            self._count(h2d_blocks_copied=len(transfer.keys))
         contents = {block.key: block.content for block in transfer.source_blocks}
         filled: list[PageKey] = []
-        for slot in transfer.promoted_blocks:
+        for slot in (*transfer.promoted_blocks, *transfer.target_blocks):
             host, content = self.tiers["host"], contents[slot.key]
             host.unpin(slot)
             if transfer.fenced or not self._has_parent(host, slot.parent):
@@ -264,7 +294,6 @@ class TierConnector:
                 filled.append(slot.key)
         for source, block in zip(transfer.source_tiers, transfer.source_blocks, strict=True):
             source.unpin(block)
-        self._count(h2d_blocks_copied=len(transfer.keys))
         if transfer.source == "disk":
             self._count(disk_blocks_read=len(transfer.keys))
         elif transfer.source == "store":

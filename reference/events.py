@@ -87,6 +87,8 @@ class AllocPlanned:
     """The loads of what is not on the replica yet."""
     waits_for: tuple[str, ...]
     """Transfers that the allocation waits for: those, and the ones it has joined."""
+    hit_limit: int | None = None
+    """Most blocks of its hit that it would use, because it does not wait for slower ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,20 @@ class AllocRefused:
     """Pages it would have taken."""
     free: int
     """Pages that were free."""
+    hit_limit: int | None = None
+    """Most blocks of its hit that it would have used, because it does not wait for slower ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetched:
+    """``prefetch``: what a request could hit is being loaded into host memory."""
+
+    request_id: Hashable
+    """The request; it need not be claimed."""
+    context: ContextSnapshot
+    """The context as the call found it."""
+    issued: tuple[IssuedTransfer, ...]
+    """The loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +272,7 @@ Event = (
     | AllocRefused
     | InputsBuilt
     | Stepped
+    | Prefetched
     | Cleaned
     | Released
     | PrefixCacheReset

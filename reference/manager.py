@@ -15,6 +15,7 @@ from pagedkv.reference import (
     commit,
     invariants,
     matching,
+    prefetching,
     requests,
     reset,
     restore,
@@ -197,10 +198,15 @@ class PagedKVCacheManager:
                     continue
                 return
 
-    def begin_alloc(self, ctx: Context, replica_idx: int) -> AllocPlan:
-        """The first half of :meth:`alloc`: match, take and issue loads (ALLOC-13)."""
+    def begin_alloc(
+        self, ctx: Context, replica_idx: int, hit_limit: int | None = None
+    ) -> AllocPlan:
+        """The first half of :meth:`alloc`: match, take and issue loads (ALLOC-13).
+
+        Of the blocks that are found, no more than ``hit_limit`` are used (ALLOC-15).
+        """
         with self._operation():
-            return allocation.begin_alloc(self._state, ctx, replica_idx)
+            return allocation.begin_alloc(self._state, ctx, replica_idx, hit_limit)
 
     def finish_alloc(self, ctx: Context, replica_idx: int) -> AllocPlan:
         """The second half of :meth:`alloc`, once the plan's transfers have settled.
@@ -217,6 +223,14 @@ class PagedKVCacheManager:
         """Undo :meth:`begin_alloc`; the request stays claimed, with what it had before."""
         with self._operation():
             allocation.cancel_alloc(self._state, request_id, replica_idx)
+
+    def prefetch(self, ctx: Context) -> list[str]:
+        """Load what ``ctx``, claimed or not, could hit into host memory; the transfers' ids.
+
+        For requests that wait for their turn (TIER-11).
+        """
+        with self._operation():
+            return prefetching.prefetch(self._state, ctx)
 
     def clean(self, replica_idx: int, count: int) -> list[str]:
         """Offload the oldest dirty pages under ``write_back``; the transfers' ids (TIER-7)."""

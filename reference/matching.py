@@ -41,16 +41,22 @@ class Need:
 
 
 def need_of(
-    state: State, request: Request, ctx: Context, replica_idx: int, digests: Sequence[bytes]
+    state: State,
+    request: Request,
+    ctx: Context,
+    replica_idx: int,
+    digests: Sequence[bytes],
+    hit_limit: int | None = None,
 ) -> Need:
     """What ``alloc`` would take: nothing if the request's pages suffice (ALLOC-3).
 
-    Otherwise pages for the blocks to load and for the tokens to compute (ALLOC-8).
+    Otherwise pages for the blocks to load and for the tokens to compute (ALLOC-8). Of the blocks
+    that are found, no more than ``hit_limit`` are used (ALLOC-15).
     """
     needed = required_pages(ctx, state.params)
     if needed <= len(request.pages) or request.dummy:
         return Need(hits=(), kept=len(request.pages), moved=0, fresh=0, shared=())
-    hits, misses = _match(state, request, ctx, replica_idx, digests)
+    hits, misses = _match(state, request, ctx, replica_idx, digests, hit_limit)
     if (request.committed + len(hits)) * state.params.page_size <= ctx.tokens.processed_length:
         hits = ()
     kept = request.committed if hits else len(request.pages)
@@ -60,11 +66,16 @@ def need_of(
 
 
 def _match(
-    state: State, request: Request, ctx: Context, replica_idx: int, digests: Sequence[bytes]
+    state: State,
+    request: Request,
+    ctx: Context,
+    replica_idx: int,
+    digests: Sequence[bytes],
+    hit_limit: int | None,
 ) -> tuple[tuple[Hit, ...], tuple[tuple[PageKey, MissReason], ...]]:
     """The contiguous cached run after the committed pages, and the blocks that it lacks.
 
-    Rules ALLOC-4, ALLOC-5, ALLOC-6 and METRIC-6.
+    Rules ALLOC-4, ALLOC-5, ALLOC-6, ALLOC-15 and METRIC-6.
     """
     keys = state.keys(digests)[request.committed :]
     if not keys or not state.params.enable_prefix_caching or request.fenced:
@@ -78,13 +89,17 @@ def _match(
             break
         hits.append(hit)
     known = max(request.looked_up, ctx.tokens.processed_length // state.params.page_size)
-    misses = tuple(
+    misses: tuple[tuple[PageKey, MissReason], ...] = tuple(
         (key, _why_missing(state, request, key))
         for n, (key, tier) in enumerate(zip(keys, below, strict=True), request.committed)
         # A block behind the gap that is still somewhere is no loss, only out of reach.
         if n >= max(known, request.committed + len(hits))
         and _find(state, replica_idx, key, tier, {}) is None
     )
+    if hit_limit is not None:
+        left = [(n, hit.key) for n, hit in enumerate(hits, request.committed)][hit_limit:]
+        misses = (*((key, "too_slow") for n, key in left if n >= known), *misses)
+        hits = hits[:hit_limit]
     if hits and state.drafts_look_ahead:
         # It was written before another successor (DRAFT-1).
         hits.pop()

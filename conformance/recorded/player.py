@@ -24,6 +24,7 @@ from pagedkv.reference.events import (
     Event,
     InputsBuilt,
     MetricsReset,
+    Prefetched,
     PrefixCacheReset,
     Released,
     ReplicaPoisoned,
@@ -145,7 +146,8 @@ class Player:
                 self._contexts[name] = RecordedContext(name)
                 self._replicas[name] = replica
             case AllocPlanned() | AllocRefused():
-                manager.begin_alloc(self._at(event.request_id, event.context), event.replica)
+                ctx = self._at(event.request_id, event.context)
+                manager.begin_alloc(ctx, event.replica, event.hit_limit)
             case AllocReturned(name) | AllocCancelled(name, (_, *_)):
                 manager.finish_alloc(self._context(name), self._replica(name))
             case AllocCancelled(name):
@@ -163,6 +165,8 @@ class Player:
                 own: list[list[RecordedContext]] = [[] for _ in range(self._setup.replicas)]
                 own[self._replica(name)].append(self._at(name, context))
                 manager.step(own)
+            case Prefetched(name, context):
+                manager.prefetch(self._at(name, context))
             case Cleaned(replica, pages, sparing):
                 manager.clean_pages(replica, pages, sparing)
             case Released(name):

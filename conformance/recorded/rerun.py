@@ -20,6 +20,7 @@ from pagedkv.reference.events import (
     Event,
     InputsBuilt,
     IssuedTransfer,
+    Prefetched,
     Released,
     Stepped,
 )
@@ -89,7 +90,7 @@ class Rerun:
                     event,
                     contexts=tuple(tuple(map(self._context, *row)) for row in rows),
                 )
-            case AllocPlanned() | AllocRefused() | Stepped():
+            case AllocPlanned() | AllocRefused() | Prefetched() | Stepped():
                 return replace(event, context=self._context(event.request_id, event.context))
             case Cleaned(replica, pages):
                 now = tuple(self._pages.get((replica, page), page) for page in pages)

@@ -16,8 +16,12 @@ class Specification(SyncKVCacheManager, Protocol):
     """A manager whose environment the caller plays: the reference, with ``auto_land=False``."""
 
     # Any: what these return is not looked at; the events say it.
-    def begin_alloc(self, ctx: Context, replica_idx: int) -> Any:
+    def begin_alloc(self, ctx: Context, replica_idx: int, hit_limit: int | None = None) -> Any:
         """Plan an allocation."""
+        ...
+
+    def prefetch(self, ctx: Context) -> Any:
+        """Load what a request could hit into host memory."""
         ...
 
     def finish_alloc(self, ctx: Context, replica_idx: int) -> Any:

@@ -22,7 +22,7 @@ def resolve_implementation(name: str) -> "Implementation":
     """The implementation of a name.
 
     Args:
-        name: ``reference``; an entry point of the group ``pagedkv.implementations``;
+        name: ``reference``; ``engine``; an entry point of the group ``pagedkv.implementations``;
             ``package.module:attribute``, an :class:`Implementation` or a factory, which takes one
             :class:`~pagedkv.traces.manager_setup.ManagerSetup` and returns a manager;
             ``package.module``, whose attribute ``implementation`` is meant; or ``cmd:`` and a
@@ -34,6 +34,8 @@ def resolve_implementation(name: str) -> "Implementation":
     """
     if name == "reference":
         return reference()
+    if name == "engine":
+        return engine()
     if name.startswith("cmd:"):
         from pagedkv.conformance.protocol.client import implementation_of_command
         from pagedkv.conformance.protocol.errors import ProtocolError
@@ -47,7 +49,7 @@ def resolve_implementation(name: str) -> "Implementation":
     module_name, _, attribute = name.partition(":")
     if not module_name or module_name.startswith(".") or name.endswith(":"):
         raise UnknownImplementationError(
-            f"{name!r} is no implementation: use 'reference' or 'package.module:factory'"
+            f"{name!r} is no implementation: use 'reference', 'engine' or 'package.module:factory'"
         )
     try:
         module = importlib.import_module(module_name)
@@ -104,3 +106,20 @@ def reference_manager(setup: "ManagerSetup") -> "SyncKVCacheManager":
     from pagedkv.specification import build_reference
 
     return build_reference(setup)
+
+
+def engine() -> "Implementation":
+    """The engine: all but a block store; its transfers land when their bytes have arrived."""
+    from pagedkv import __version__
+    from pagedkv.conformance.implementation import CAPABILITIES, Implementation
+    from pagedkv.conformance.spec_text import should_rules
+    from pagedkv.engine_manager import build_engine
+
+    return Implementation(
+        name="engine",
+        version=__version__,
+        make=build_engine,
+        capabilities=frozenset(CAPABILITIES) - {"store"},
+        follows=should_rules() - {"XFER-6"},
+        write_policies=("through", "write_back", "reuse"),
+    )
