@@ -116,6 +116,48 @@ def test_log_survives_its_file(entries: list[Entry]) -> None:
     assert list(read_order_log(order_log_lines(entries))) == entries
 
 
+def write(stream: str, row: int) -> Use:
+    return Use(entry="copy", stream=stream, writes={"m": [(row, 1)]})
+
+
+def read(stream: str, row: int) -> Use:
+    return Use(entry="copy", stream=stream, reads={"m": [(row, 1)]})
+
+
+def test_what_a_stream_has_waited_for_is_passed_on() -> None:
+    passed_on: list[Entry] = [
+        write("a", 0),
+        Record(stream="a", event=1),
+        Wait(stream="c", event=1),
+        write("b", 1),
+        Record(stream="b", event=2),
+        Wait(stream="a", event=2),
+        Record(stream="a", event=3),
+        Wait(stream="c", event=3),
+        read("c", 1),
+    ]
+    assert check_order(passed_on) == []
+
+
+def test_older_news_of_a_stream_replaces_no_newer() -> None:
+    older_last: list[Entry] = [
+        write("b", 0),
+        Record(stream="b", event=1),
+        Wait(stream="a", event=1),
+        Record(stream="a", event=2),
+        write("b", 1),
+        Record(stream="b", event=3),
+        Wait(stream="c", event=3),
+        Wait(stream="c", event=2),
+        read("c", 1),
+    ]
+    assert check_order(older_last) == []
+
+
+def test_one_mistake_is_reported_once() -> None:
+    assert len(check_order([read("a", 0), write("b", 0), write("b", 0), read("b", 0)])) == 1
+
+
 def test_rows_of_one_pair_are_one_report() -> None:
     (race,) = check_order(
         [

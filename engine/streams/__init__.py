@@ -1,0 +1,1 @@
+"""Streams of copies between device and host memory: CUDA, CPU threads, and simulated ones."""
