@@ -112,6 +112,8 @@ class Clients:
         values = token_values(ctx, NAMESPACE, ctx.tokens.current_position)
         active = slots_of(pages, size, values, ctx.tokens.processed_length)
         self._slots.write(replica, active)
+        if callable(launched := getattr(self.manager, "forward_launched", None)):
+            launched(batches)
 
     def _context(self, rng: Random, name: str) -> TextContext:
         """A prompt that departs from all zeros somewhere: some share much, and some little."""

@@ -12,6 +12,7 @@ from pagedkv import __version__
 from pagedkv.cli.compare import compare
 from pagedkv.cli.conformance import conformance
 from pagedkv.cli.demo import demo
+from pagedkv.cli.disk import disk_app
 from pagedkv.cli.errors import CommandError
 from pagedkv.cli.output import STDOUT, complain
 from pagedkv.cli.replay import replay_command
@@ -38,6 +39,7 @@ app.add_typer(trace_app, name="trace")
 app.command("conformance")(conformance)
 app.command("zoo")(zoo)
 app.command("demo")(demo)
+app.add_typer(disk_app, name="disk")
 app.command("serve-protocol")(serve_protocol)
 
 

@@ -1,0 +1,1 @@
+"""What the product is measured by: every script prints ratios to a limit or a peer."""

@@ -1,0 +1,247 @@
+"""Blocks in a directory: one layout, one process, and after any end nothing but whole blocks.
+
+docs/disk.md goes through what a crash can leave behind.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from pagedkv.engine.disk.checksum import block_checksum, namespace_tag
+from pagedkv.engine.disk.errors import BlockDamagedError
+from pagedkv.engine.disk.files import REAL_FILES, Files
+from pagedkv.engine.disk.index import BlockRow, Namespace
+from pagedkv.engine.disk.index_writer import IndexWriter
+from pagedkv.engine.disk.io_queue import IoQueue, to_the_end
+from pagedkv.engine.disk.warm_start import OpenedDirectory, open_directory
+from pagedkv.reference.identity import PageKey
+
+_logger = logging.getLogger(__name__)
+
+
+class BlockDirectory:
+    """An open directory. What is written to a slot can be read until the slot is written again.
+
+    Which slot gets which block, and which block goes when, is for the caller to decide. All methods
+    but :meth:`open` belong to one event loop; memory that is passed in belongs to the directory
+    until the call is over, even if it is cancelled.
+    """
+
+    def __init__(self, opened: OpenedDirectory, depth: int) -> None:
+        self.path = opened.path
+        """Where it is."""
+        self.namespace = opened.namespace
+        """Whose blocks it holds, and how many fit."""
+        self.survivors: list[tuple[int, PageKey]] = [
+            (slot, row.key) for slot, row in opened.survivors.items()
+        ]
+        """Slots and blocks that were there at the start, oldest first (NS-4)."""
+        self.strangers: list[PageKey] = opened.strangers
+        """Blocks that were there under another model, or under none, and were dropped (NS-3)."""
+        self._opened = opened
+        self._slab = opened.slab
+        self._tag = namespace_tag(opened.namespace.layout, opened.namespace.model)
+        self._checksums: list[bytes | None] = [None] * opened.namespace.capacity
+        for slot, row in opened.survivors.items():
+            self._checksums[slot] = row.checksum
+        self._ages = itertools.count(
+            max((row.age for row in opened.survivors.values()), default=0) + 1
+        )
+        self._rows = IndexWriter(opened.index, opened.namespace.block_nbytes)
+        self._io = IoQueue(depth)
+        self._is_wanted: dict[int, bool] = {}  # by slot: whether the write in flight shall count
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"BlockDirectory({self.path}, {self.namespace.capacity} slots)"
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layout: str,
+        model: str | None,
+        capacity: int,
+        block_nbytes: int,
+        direct_io: bool = False,
+        depth: int = 8,
+        files: Files = REAL_FILES,
+    ) -> Self:
+        """Open a directory; this reads the whole index and belongs on a worker thread.
+
+        Args:
+            path: The directory; it is made if it is missing, parents included.
+            layout: Fingerprint of all that decides what the bytes mean (NS-1).
+            model: The caller's name for the weights; without one nothing survives (NS-2).
+            capacity: Slots. If there are more survivors than that, the oldest go.
+            block_nbytes: Bytes of every block.
+            direct_io: Whether to go past the page cache where that is possible.
+            depth: Most transfers at a time.
+            files: The calls to the operating system.
+
+        Raises:
+            InsufficientMemoryError: The disk does not have the room (SIZE-4).
+            DirectoryUnusableError: It cannot be made, read or written.
+            DirectoryInUseError: Somebody else has it open.
+            LayoutMismatchError: It holds blocks of another layout; it is as it was (NS-3).
+            NewerIndexError: A later version of this package has written it; it is as it was.
+        """
+        for name, number in (
+            ("capacity", capacity),
+            ("block_nbytes", block_nbytes),
+            ("depth", depth),
+        ):
+            if number < 1:
+                raise ValueError(f"{name} is {number}; use 1 or more")
+        namespace = Namespace(layout, model, block_nbytes, capacity)
+        opened = open_directory(Path(path), namespace, direct_io=direct_io, files=files)
+        return cls(opened, depth)
+
+    async def write(self, slot: int, key: PageKey, content: memoryview) -> None:
+        """Put a block into a slot; what was there is gone from the beginning of the call.
+
+        If this returns, the block can be read, and its row is on its way to the index.
+
+        Args:
+            slot: Where to. No other call may use it until this one is over, but ``forget``.
+            key: Which block.
+            content: Its ``block_nbytes`` bytes, which must not change meanwhile.
+
+        Raises:
+            OSError: They could not be written; the slot holds nothing.
+            ValueError: The slot is being written, or does not exist, or the length is wrong.
+        """
+        with self._call(slot, content):
+            if slot in self._is_wanted:
+                raise ValueError(f"slot {slot} is being written; wait for that write to end")
+            self.forget(slot)
+            self._is_wanted[slot] = True
+            try:
+                # A row never stands for bytes that are being overwritten, not even on disk.
+                await self._rows.settled(slot)
+                write = partial(self._write_and_sum, slot, key, content)
+                checksum = await self._io.run("write", write)
+                if self._is_wanted[slot]:
+                    self._checksums[slot] = checksum
+                    self._rows.put(slot, BlockRow(key, checksum, next(self._ages)))
+            finally:
+                del self._is_wanted[slot]
+
+    async def read(self, slot: int, key: PageKey, into: memoryview) -> None:
+        """Copy the block in a slot into memory, and verify it there (TIER-5).
+
+        Args:
+            slot: Where from. It must not be written until this call is over.
+            key: Which block is expected there.
+            into: Writable memory of ``block_nbytes`` bytes; after an error its content is not
+                known.
+
+        Raises:
+            BlockDamagedError: The slot does not hold the bytes that were written under ``key``.
+                It is forgotten.
+            OSError: They could not be read.
+            ValueError: The slot does not exist, or the length is wrong.
+        """
+        with self._call(slot, into):
+            checksum = self._checksums[slot]
+            if checksum is None:
+                raise BlockDamagedError(key)
+            if await self._io.run("read", partial(self._read_and_sum, slot, key, into)) != checksum:
+                if self._checksums[slot] is checksum:
+                    self.forget(slot)
+                raise BlockDamagedError(key)
+
+    def forget(self, slot: int) -> None:
+        """The slot holds nothing any more, also after a restart. A write in flight does not count.
+
+        The end of its row is queued; the earlier this is called before the next write to the slot,
+        the less that one has to wait.
+        """
+        if slot in self._is_wanted:
+            self._is_wanted[slot] = False
+        if self._checksums[slot] is not None:
+            self._checksums[slot] = None
+            self._rows.put(slot, None)
+
+    async def forget_all(self) -> None:
+        """No slot holds anything any more (RESET-1). Once this returns, not even a loss of power
+        brings a block back."""
+        self._checksums = [None] * len(self._checksums)
+        self._is_wanted = dict.fromkeys(self._is_wanted, False)
+        self._rows.clear()
+        await self._rows.flush()
+
+    async def flush(self) -> None:
+        """Return once the rows of all that was written so far would survive ``kill -9``."""
+        await self._rows.flush()
+
+    async def aclose(self, oldest_first: Sequence[int] = ()) -> None:
+        """Wait for the calls in flight, store everything and let others open the directory.
+
+        What cannot be stored is logged, and lost. A second call waits for the first.
+
+        Args:
+            oldest_first: Slots in the order of their last use. Those not named count as older, in
+                the order of their writing.
+        """
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close(oldest_first))
+        await to_the_end(self._closing)
+
+    async def _close(self, oldest_first: Sequence[int]) -> None:
+        await self._idle.wait()
+        await asyncio.to_thread(self._store, oldest_first)
+
+    def _store(self, oldest_first: Sequence[int]) -> None:
+        try:
+            self._io.close()
+            self._rows.stop()
+            # The bytes first: what the index says after a loss of power is then there.
+            self._slab.sync()
+            self._opened.index.reorder(oldest_first, next(self._ages))
+            self._opened.index.checkpoint()
+        except (OSError, sqlite3.Error) as error:
+            _logger.warning("not all of %s could be stored: %s", self.path, error)
+        finally:
+            self._opened.index.close()
+            self._slab.close()
+            self._opened.lock.close()
+
+    @contextmanager
+    def _call(self, slot: int, buffer: memoryview) -> Iterator[None]:
+        """Check the arguments of a transfer, and let ``aclose`` wait for its end."""
+        if self._closing is not None:
+            raise RuntimeError(f"{self!r} is closed; open it again")
+        if not 0 <= slot < len(self._checksums):
+            raise ValueError(f"slot is {slot}; use 0 to {len(self._checksums) - 1}")
+        if len(buffer) != self.namespace.block_nbytes:
+            raise ValueError(
+                f"a block has {self.namespace.block_nbytes} bytes, but {len(buffer)} were given"
+            )
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    def _write_and_sum(self, slot: int, key: PageKey, content: memoryview) -> bytes:
+        self._slab.write(slot, content)
+        return block_checksum(self._tag, key, content)
+
+    def _read_and_sum(self, slot: int, key: PageKey, into: memoryview) -> bytes:
+        self._slab.read(slot, into)
+        return block_checksum(self._tag, key, into)

@@ -1,0 +1,77 @@
+"""A small disk tier in a temporary directory."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pagedkv.engine.disk.directory import BlockDirectory
+from pagedkv.engine.disk.files import REAL_FILES, Files
+
+
+class Disk:
+    """Opens one directory again and again; what is still open at the end of a test is closed."""
+
+    block_nbytes = 4096
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.opened: list[BlockDirectory] = []
+
+    def open(
+        self,
+        *,
+        path: Path | None = None,
+        layout: str = "layout",
+        model: str | None = "model",
+        capacity: int = 8,
+        block_nbytes: int = block_nbytes,
+        direct_io: bool = False,
+        depth: int = 4,
+        files: Files = REAL_FILES,
+    ) -> BlockDirectory:
+        directory = BlockDirectory.open(
+            path or self.path,
+            layout=layout,
+            model=model,
+            capacity=capacity,
+            block_nbytes=block_nbytes,
+            direct_io=direct_io,
+            depth=depth,
+            files=files,
+        )
+        self.opened.append(directory)
+        return directory
+
+    def content(self, name: str) -> memoryview:
+        """The bytes of the block of this name."""
+        return memoryview(hashlib.shake_128(name.encode()).digest(self.block_nbytes))
+
+    async def write(self, directory: BlockDirectory, **slots: int) -> None:
+        """Write blocks, one after the other; each is named by its key."""
+        for name, slot in slots.items():
+            await directory.write(slot, name.encode(), self.content(name))
+
+    async def holds(self, directory: BlockDirectory, name: str, slot: int) -> bool:
+        """Whether a slot gives back the block of this name."""
+        into = bytearray(self.block_nbytes)
+        await directory.read(slot, name.encode(), memoryview(into))
+        return into == self.content(name)
+
+    async def survivors(self, capacity: int = 8) -> list[tuple[int, str]]:
+        """What a clean close and another opening have left, oldest first."""
+        directory = self.open(capacity=capacity)
+        found = [(slot, key.decode()) for slot, key in directory.survivors]
+        for slot, name in found:
+            assert await self.holds(directory, name, slot)
+        await directory.aclose()
+        return found
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
+    disk = Disk(tmp_path / "tier")
+    yield disk
+    for directory in disk.opened:
+        await directory.aclose()

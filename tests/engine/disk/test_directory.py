@@ -1,0 +1,334 @@
+"""What is written is read, in one life of a directory."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import mmap
+import os
+import resource
+import sqlite3
+import threading
+from typing import Any
+
+import pytest
+
+from pagedkv.engine.disk.directory import BlockDirectory
+from pagedkv.engine.disk.errors import BlockDamagedError
+from pagedkv.engine.disk.faulty_files import FaultyFiles, FileCall
+from pagedkv.engine.disk.files import RealFiles
+
+Disk = Any  # the fixture of conftest.py, which cannot be imported
+
+
+async def test_what_was_written_is_read(disk: Disk) -> None:
+    directory = disk.open()
+    await disk.write(directory, a=0, b=7)
+    assert await disk.holds(directory, "a", 0)
+    assert await disk.holds(directory, "b", 7)
+
+
+async def test_a_slot_is_overwritten(disk: Disk) -> None:
+    directory = disk.open()
+    await disk.write(directory, a=0, b=0)
+    assert await disk.holds(directory, "b", 0)
+    with pytest.raises(BlockDamagedError):
+        await disk.holds(directory, "a", 0)
+
+
+async def test_a_slot_that_holds_nothing_is_not_read(disk: Disk) -> None:
+    directory = disk.open()
+    with pytest.raises(BlockDamagedError, match="61 is damaged or gone"):
+        await disk.holds(directory, "a", 0)
+
+
+async def test_the_key_is_part_of_what_is_verified(disk: Disk) -> None:
+    directory = disk.open()
+    await directory.write(0, b"ab", disk.content("x"))
+    with pytest.raises(BlockDamagedError):
+        await directory.read(0, b"a", memoryview(bytearray(disk.block_nbytes)))
+
+
+async def test_a_forgotten_block_is_gone_for_good(disk: Disk) -> None:
+    directory = disk.open()
+    await disk.write(directory, a=0, b=1)
+    directory.forget(0)
+    with pytest.raises(BlockDamagedError):
+        await disk.holds(directory, "a", 0)
+    await directory.aclose()
+    assert await disk.survivors() == [(1, "b")]
+
+
+async def test_forgetting_all_leaves_nothing(disk: Disk) -> None:
+    directory = disk.open()
+    await disk.write(directory, a=0, b=1)
+    await directory.flush()
+    await disk.write(directory, c=2)
+    await directory.forget_all()
+    await disk.write(directory, d=1)
+    await directory.aclose()
+    assert await disk.survivors() == [(1, "d")]
+
+
+class HeldWrites(RealFiles):
+    """Files whose writes wait until the test lets them go on."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.offsets: list[int] = []
+
+    def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
+        assert self.go_on.wait(60)
+        self.offsets.append(offset)
+        return super().pwritev(fd, content, offset)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_a_block_forgotten_while_it_is_written_does_not_come_back(
+    disk: Disk, everything: bool
+) -> None:
+    files = HeldWrites()
+    directory = disk.open(files=files)
+    write = asyncio.create_task(disk.write(directory, a=0))
+    while not directory._io._num_working:
+        await asyncio.sleep(0)
+    if everything:
+        await directory.forget_all()
+    else:
+        directory.forget(0)
+    files.go_on.set()
+    await write
+    with pytest.raises(BlockDamagedError):
+        await disk.holds(directory, "a", 0)
+    await directory.aclose()
+    assert await disk.survivors() == []
+
+
+async def test_a_cancelled_write_returns_when_the_memory_is_free_again(disk: Disk) -> None:
+    files = HeldWrites()
+    directory = disk.open(files=files)
+    write = asyncio.create_task(disk.write(directory, a=0))
+    while not directory._io._num_working:
+        await asyncio.sleep(0)
+    write.cancel()
+    await asyncio.sleep(0)
+    assert not write.done()
+    write.cancel()  # impatience does not help
+    await asyncio.sleep(0)
+    assert not write.done()
+    files.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await write
+    assert files.offsets == [0]
+    await directory.aclose()
+    assert await disk.survivors() == []
+
+
+async def test_a_slot_is_not_written_twice_at_a_time(disk: Disk) -> None:
+    files = HeldWrites()
+    directory = disk.open(files=files)
+    write = asyncio.create_task(disk.write(directory, a=0))
+    while not directory._io._num_working:
+        await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="slot 0 is being written"):
+        await disk.write(directory, b=0)
+    files.go_on.set()
+    await write
+    assert await disk.holds(directory, "a", 0)
+
+
+async def test_closing_waits_for_a_write_and_keeps_it(disk: Disk) -> None:
+    files = HeldWrites()
+    directory = disk.open(files=files)
+    write = asyncio.create_task(disk.write(directory, a=0))
+    while not directory._io._num_working:
+        await asyncio.sleep(0)
+    close = asyncio.create_task(directory.aclose())
+    close_again = asyncio.create_task(directory.aclose())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    files.go_on.set()
+    # The loop stands still: the row of the block is not queued yet, and the index must not close.
+    directory._rows._thread.join(0.2)
+    assert directory._rows._thread.is_alive()
+    await asyncio.gather(write, close, close_again)
+    assert await disk.survivors() == [(0, "a")]
+
+
+async def test_a_closed_directory_says_so(disk: Disk) -> None:
+    directory = disk.open()
+    await directory.aclose()
+    with pytest.raises(RuntimeError, match="closed; open it again"):
+        await disk.write(directory, a=0)
+
+
+@pytest.mark.parametrize("slot", [-1, 8])
+async def test_a_slot_that_does_not_exist_is_refused(disk: Disk, slot: int) -> None:
+    directory = disk.open()
+    with pytest.raises(ValueError, match=f"slot is {slot}; use 0 to 7"):
+        await disk.write(directory, a=slot)
+
+
+async def test_a_block_of_another_size_is_refused(disk: Disk) -> None:
+    directory = disk.open()
+    with pytest.raises(ValueError, match="a block has 4096 bytes, but 3 were given"):
+        await directory.write(0, b"a", memoryview(b"abc"))
+
+
+async def test_a_full_disk_fails_the_write_and_nothing_else(disk: Disk) -> None:
+    files = FaultyFiles()
+    directory = disk.open(files=files)
+    await disk.write(directory, a=0, b=1)
+    files.capacity_nbytes = 0
+    with pytest.raises(OSError) as failure:
+        await disk.write(directory, c=1)
+    assert failure.value.errno == errno.ENOSPC
+    assert await disk.holds(directory, "a", 0)
+    files.capacity_nbytes = None
+    await disk.write(directory, c=2)
+    await directory.aclose()
+    assert await disk.survivors() == [(0, "a"), (2, "c")]
+
+
+async def test_a_write_over_the_largest_file_fails_with_the_reason(disk: Disk) -> None:
+    directory = disk.open()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * disk.block_nbytes, before[1]))
+    try:
+        with pytest.raises(OSError) as failure:
+            await directory.write(7, b"a", disk.content("a"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert failure.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("call", ["preadv", "pwritev"])
+async def test_an_error_of_the_disk_is_told_as_it_is(disk: Disk, call: FileCall) -> None:
+    files = FaultyFiles()
+    directory = disk.open(files=files)
+    await disk.write(directory, a=0)
+    files.fail(call, errno.EIO)
+    with pytest.raises(OSError) as failure:
+        await disk.write(directory, b=1)
+        await disk.holds(directory, "a", 0)
+    assert failure.value.errno == errno.EIO
+    assert await disk.holds(directory, "a", 0)
+
+
+async def test_short_transfers_are_continued(disk: Disk) -> None:
+    directory = disk.open(files=FaultyFiles(short=0.7))
+    for slot in range(8):
+        await disk.write(directory, **{f"block {slot}": slot})
+        assert await disk.holds(directory, f"block {slot}", slot)
+
+
+@pytest.mark.parametrize("files", [FaultyFiles(torn=1.0), FaultyFiles(flipped=1.0)])
+async def test_a_write_that_lied_is_noticed(disk: Disk, files: FaultyFiles) -> None:
+    directory = disk.open(files=files)
+    await disk.write(directory, a=0)
+    files.torn = files.flipped = 0
+    with pytest.raises(BlockDamagedError):
+        await disk.holds(directory, "a", 0)
+
+
+async def test_a_flip_on_the_way_in_is_noticed(disk: Disk) -> None:
+    files = FaultyFiles()
+    directory = disk.open(files=files)
+    await disk.write(directory, a=0)
+    files.flipped = 1.0
+    with pytest.raises(BlockDamagedError):
+        await disk.holds(directory, "a", 0)
+
+
+async def test_an_index_that_cannot_be_written_fails_no_block(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = disk.open()
+    directory._opened.index._database.execute("PRAGMA query_only = ON")
+    await disk.write(directory, a=0)
+    await directory.flush()
+    await disk.write(directory, b=0, c=1)
+    await directory.flush()
+    assert await disk.holds(directory, "b", 0)
+    assert caplog.text.count("cannot be written") == 1
+    directory._opened.index._database.execute("PRAGMA query_only = OFF")
+    await directory.aclose()
+    assert await disk.survivors() == [(0, "b"), (1, "c")]
+
+
+async def test_the_row_of_the_old_block_is_gone_before_its_bytes(disk: Disk) -> None:
+    rows_at_write: list[int] = []
+
+    class Watching(RealFiles):
+        def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
+            with contextlib.closing(sqlite3.connect(disk.path / "index.sqlite")) as database:
+                rows = database.execute("SELECT count(*) FROM blocks WHERE slot = 0").fetchone()
+            rows_at_write.append(rows[0])
+            return super().pwritev(fd, content, offset)
+
+    directory = disk.open(files=Watching())
+    await disk.write(directory, a=0)
+    await directory.flush()
+    await disk.write(directory, b=0)
+    assert rows_at_write == [0, 0]
+
+
+class CountedFlags(RealFiles):
+    """Files that count transfers past the page cache."""
+
+    def __init__(self) -> None:
+        self.direct: set[int] = set()
+        self.transfers: list[bool] = []
+
+    def open(self, path: Any, flags: int) -> int:
+        if flags & os.O_DIRECT and "refuses" in str(path):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fd = super().open(path, flags)
+        if flags & os.O_DIRECT:
+            self.direct.add(fd)
+        return fd
+
+    def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
+        self.transfers.append(fd in self.direct)
+        return super().pwritev(fd, content, offset)
+
+
+async def aligned_write(disk: Disk, directory: BlockDirectory, offset: int = 0) -> None:
+    nbytes = directory.namespace.block_nbytes
+    content = memoryview(mmap.mmap(-1, 2 * 8192))[offset : offset + nbytes]
+    await directory.write(0, b"a", content)
+    await directory.read(0, b"a", content)
+
+
+async def test_direct_io_is_used_where_it_is_possible(disk: Disk) -> None:
+    files = CountedFlags()
+    await aligned_write(disk, disk.open(files=files, direct_io=True))
+    assert files.transfers == [True]
+
+
+@pytest.mark.parametrize(
+    ("path", "block_nbytes", "offset", "reason"),
+    [
+        ("tier", 4096, 512 + 1, "a buffer does not begin at a multiple of 4096"),
+        ("tier", 4096 + 512, 0, "blocks of 4608 bytes are no multiple of 4096"),
+        ("refuses", 4096, 0, "the file system does not take it (Invalid argument)"),
+    ],
+)
+async def test_where_direct_io_is_impossible_one_warning_says_why(
+    disk: Disk,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    block_nbytes: int,
+    offset: int,
+    reason: str,
+) -> None:
+    files = CountedFlags()
+    directory = disk.open(
+        path=disk.path / path, files=files, direct_io=True, block_nbytes=block_nbytes
+    )
+    await aligned_write(disk, directory, offset)
+    await aligned_write(disk, directory, offset)
+    assert files.transfers == [False, False]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert reason in warnings[0]
