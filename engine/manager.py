@@ -658,7 +658,31 @@ class PagedKVCacheManager:
         """
         self._check_open()
         reset.reset_prefix_cache(self._state)
+        if self._tiers.disk is not None:
+            self._tiers.disk.forget_all()
+            self._state.lower.tiers["disk"].given_up.clear()
         self._acted()
+
+    async def flush(self) -> None:
+        """Return once what has landed on disk so far, or was forgotten, survives ``kill -9``."""
+        self._check_open()
+        if self._tiers.disk is not None:
+            await self._tiers.disk.flush()
+
+    async def crash(self) -> None:
+        """End as a killed process would: nothing more is written, and the folder is given back.
+
+        For tests of what a restart finds. The manager refuses every further call.
+        """
+        self._closed = True
+        for queue in self._queues:
+            queue.pages_came_free()
+        moves = list(self._moves.values())
+        for move in moves:
+            move.cancel()
+        await asyncio.gather(*moves, return_exceptions=True)
+        await self._streams.aclose()
+        await self._tiers.crash()
 
     async def shutdown(self) -> None:
         """Write what was accepted, then refuse every further call (CLOSE-1); twice is harmless."""

@@ -29,6 +29,12 @@ class Tiers:
     passing: HostPool | None = None
     """Rows through which blocks pass on their way from disk."""
 
+    async def crash(self) -> None:
+        """Give everything back and write nothing."""
+        if self.disk is not None:
+            await self.disk.crash()
+        await Tiers(self.host, passing=self.passing).aclose([])
+
     async def aclose(self, disk_slots_oldest_first: list[int]) -> None:
         """Write what is to be written, and give files, locks and memory back."""
         if self.disk is not None:

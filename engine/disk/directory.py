@@ -174,13 +174,12 @@ class BlockDirectory:
             self._checksums[slot] = None
             self._rows.put(slot, None)
 
-    async def forget_all(self) -> None:
-        """No slot holds anything any more (RESET-1). Once this returns, not even a loss of power
-        brings a block back."""
+    def forget_all(self) -> None:
+        """No slot holds anything any more (RESET-1). Once :meth:`flush` has returned, not even a
+        loss of power brings a block back."""
         self._checksums = [None] * len(self._checksums)
         self._is_wanted = dict.fromkeys(self._is_wanted, False)
         self._rows.clear()
-        await self._rows.flush()
 
     async def flush(self) -> None:
         """Return once the rows of all that was written so far would survive ``kill -9``."""
@@ -198,6 +197,20 @@ class BlockDirectory:
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close(oldest_first))
         await to_the_end(self._closing)
+
+    async def crash(self) -> None:
+        """End as a killed process would: index rows that are queued are lost. For tests."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._abandon())
+        await to_the_end(self._closing)
+
+    async def _abandon(self) -> None:
+        await self._idle.wait()
+        self._io.close()
+        await asyncio.to_thread(self._rows.abandon)
+        self._opened.index.close()
+        self._slab.close()
+        self._opened.lock.close()
 
     async def _close(self, oldest_first: Sequence[int]) -> None:
         await self._idle.wait()

@@ -80,6 +80,12 @@ class IndexWriter:
             self._changed.notify()
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the thread without writing what is queued."""
+        with self._changed:
+            self._queued = _Batch()
+        self.stop()
+
     def _run(self) -> None:
         stopping = False
         while not stopping:

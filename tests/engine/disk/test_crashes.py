@@ -93,6 +93,7 @@ async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power:
     directory = opened(path, files)
     model: dict[int, bytes] = {}
     flushed: dict[int, bytes] = {}
+    forgotten: dict[int, bytes] = {}  # whose rows may still be there
     earlier: dict[str, bytes] | None = None
     for number, (move, slot, tag) in enumerate(moves):
         match move:
@@ -104,15 +105,18 @@ async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power:
             case "forget":
                 directory.forget(slot)
                 flushed.pop(slot, None)
-                model.pop(slot, None)
+                if slot in model:
+                    forgotten[slot] = model.pop(slot)
             case "forget all":
-                await directory.forget_all()
+                directory.forget_all()
+                await directory.flush()
                 model.clear()
                 flushed.clear()
                 earlier = None
             case "flush":
                 await directory.flush()
                 flushed = dict(model)
+                forgotten.clear()
             case "reopen":
                 await directory.aclose(sorted(model))
                 directory = opened(path, files)
@@ -141,7 +145,7 @@ async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power:
         intact = await read(after, slot, key)
         assert intact == content(key) if not power else intact in (None, content(key))
     if not power:
-        assert flushed.items() <= found.items() <= model.items()
+        assert flushed.items() <= found.items() <= model.items() | forgotten.items()
     await after.aclose()
 
 
