@@ -1,6 +1,7 @@
 """What a benchmark prints and writes: measured values, ratios, and the budgets they are held to."""
 
 import json
+from argparse import ArgumentParser
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,22 +13,19 @@ from pagedkv.traces.comparison.machine import installed_versions, this_machine
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a ratio may be."""
+class Ratio:
+    """A value over what it is measured against."""
 
-    at_most: float | None = None
-    """No more than this."""
-    at_least: float | None = None
-    """No less than this."""
-
-    def met_by(self, ratio: float) -> bool:
-        """Whether the ratio keeps to it."""
-        return (self.at_most is None or ratio <= self.at_most) and (
-            self.at_least is None or ratio >= self.at_least
-        )
-
-    def __str__(self) -> str:
-        return f"at most {self.at_most:.3g}" if self.at_most else f"at least {self.at_least:.3g}"
+    subject: str
+    """What was measured."""
+    to: str
+    """The limit or peer: another value of the same run, or a number with its unit."""
+    ratio: float | None
+    """``None`` if one of the two was not measured here."""
+    budget: str
+    """What the ratio may be."""
+    kept: bool | None
+    """Whether it is."""
 
 
 @dataclass
@@ -35,59 +33,64 @@ class Report:
     """The results of one benchmark."""
 
     title: str
-    """What was measured, and in which unit."""
-    values: dict[str, float] = field(default_factory=dict)
-    """By subject."""
+    """What was measured."""
+    values: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """By subject: a value and its unit."""
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By subject: what its value consists of."""
-    ratios: list[dict[str, object]] = field(default_factory=list)
-    """Comparisons, with their budgets and whether they were kept."""
-    units: dict[str, str] = field(default_factory=dict)
-    """By subject: the unit of its value."""
+    """By subject: what its value consists of, in the same unit."""
+    ratios: list[Ratio] = field(default_factory=list)
+    """Comparisons, with their budgets."""
 
     def measured(
         self, subject: str, value: float, unit: str, parts: dict[str, float] | None = None
     ) -> None:
         """Note a value."""
-        self.values[subject], self.units[subject] = value, unit
-        self.parts[subject] = parts or {}
+        self.values[subject] = value, unit
+        if parts:
+            self.parts[subject] = parts
 
-    def compared(self, subject: str, to: str, budget: Budget) -> None:
-        """Note the ratio of two values; left out if one was not measured."""
+    def compared(
+        self,
+        subject: str,
+        to: str,
+        *,
+        at_most: float | None = None,
+        at_least: float | None = None,
+    ) -> None:
+        """Note the ratio of two values of this run, and whether it keeps to its budget."""
+        budget = f"at most {at_most:.3g}" if at_most is not None else f"at least {at_least:.3g}"
         if subject not in self.values or to not in self.values:
-            self.ratios.append({"subject": subject, "to": to, "budget": str(budget), "ratio": None})
+            self.ratios.append(Ratio(subject, to, None, budget, None))
             return
-        ratio = self.values[subject] / self.values[to]
+        ratio = self.values[subject][0] / self.values[to][0]
+        kept = (at_most is None or ratio <= at_most) and (at_least is None or ratio >= at_least)
+        self.ratios.append(Ratio(subject, to, ratio, budget, kept))
+
+    def limited(self, subject: str, limit: float) -> None:
+        """Hold a value to a limit in its own unit."""
+        value, unit = self.values[subject]
         self.ratios.append(
-            {
-                "subject": subject,
-                "to": to,
-                "budget": str(budget),
-                "ratio": ratio,
-                "kept": budget.met_by(ratio),
-            }
+            Ratio(subject, f"{limit:g} {unit}", value / limit, "at most 1", value <= limit)
         )
 
     def finish(self, path: str | None) -> None:
         """Print everything, and write it as JSON if there is a path."""
-        console = Console()
-        table = Table(title=self.title)
+        console = Console(width=110)
+        table = Table(title=self.title, title_justify="left")
         for heading in ("subject", "value", "of which"):
-            table.add_column(heading)
-        for subject, value in self.values.items():
-            parts = ", ".join(f"{name} {part:.1f}" for name, part in self.parts[subject].items())
-            table.add_row(subject, f"{value:.4g} {self.units[subject]}", parts)
+            table.add_column(heading, justify="right" if heading == "value" else "left")
+        for subject, (value, unit) in self.values.items():
+            parts = self.parts.get(subject, {})
+            text = ", ".join(f"{name} {part:.1f}" for name, part in parts.items())
+            table.add_row(subject, f"{value:,.4g} {unit}", text)
         console.print(table)
-        for ratio in self.ratios:
-            found = ratio["ratio"]
-            if found is None:
-                console.print(f"{ratio['subject']} / {ratio['to']}: not measured here")
-            else:
-                verdict = "kept" if ratio["kept"] else "MISSED"
-                console.print(
-                    f"{ratio['subject']} / {ratio['to']}: {found:.3f}, "
-                    f"budget {ratio['budget']}: {verdict}"
-                )
+        for found in self.ratios:
+            verdict = {None: "not measured here", True: "kept", False: "MISSED"}[found.kept]
+            ratio = "" if found.ratio is None else f"{found.ratio:.3f}, "
+            console.print(
+                f"{found.subject} / {found.to}: {ratio}budget {found.budget}: {verdict}",
+                highlight=False,
+            )
         if path:
             result = asdict(self) | {
                 "date": datetime.now(UTC).date().isoformat(),
@@ -95,3 +98,10 @@ class Report:
                 "versions": installed_versions(),
             }
             Path(path).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def arguments(doc: str | None) -> ArgumentParser:
+    """A parser with what every benchmark takes."""
+    parser = ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--json", metavar="FILE", help="write the results there as well")
+    return parser

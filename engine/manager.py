@@ -1,24 +1,28 @@
 """The asyncio manager: the planner decides on the event loop, the movers work beside it."""
 
-import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Self
+from typing import Any, Self
 
 import anyio
-import numpy as np
 import torch
 
 from pagedkv.engine.admission import AdmissionQueue
 from pagedkv.engine.disk.files import REAL_FILES, Files
 from pagedkv.engine.identity import PageHasher
 from pagedkv.engine.input_tables import InputTables
-from pagedkv.engine.movers.copier import Marks, PageCopier
+from pagedkv.engine.loop_thread import LoopThread
+from pagedkv.engine.movers.copier import PageCopier
 from pagedkv.engine.movers.host_rows import HostRows
-from pagedkv.engine.movers.mover import MoveFailedError, Mover
+from pagedkv.engine.movers.mover import Mover
 from pagedkv.engine.movers.units import units_of
+from pagedkv.engine.moves import Moves
+from pagedkv.engine.observability.observer import Observer
+from pagedkv.engine.observability.operator_log import OperatorLog
+from pagedkv.engine.observability.overview import Overview, overview_of
+from pagedkv.engine.observability.watch import Watch
 from pagedkv.engine.planner import (
     allocation,
     claims,
@@ -28,7 +32,6 @@ from pagedkv.engine.planner import (
     matching,
     prefetching,
     reset,
-    settling,
 )
 from pagedkv.engine.planner.batches import check_batches, check_one_per_replica
 from pagedkv.engine.planner.counters import Counters
@@ -37,18 +40,23 @@ from pagedkv.engine.planner.forward_shape import forward_shape
 from pagedkv.engine.planner.lower_tiers import LowerTiers
 from pagedkv.engine.planner.pages import PagePool, PoolStatistics
 from pagedkv.engine.planner.slots import TierSlots
-from pagedkv.engine.planner.state import AllocPlan, PageTable, State
+from pagedkv.engine.planner.state import AllocPlan, State
 from pagedkv.engine.planner.transfer import Transfer
 from pagedkv.engine.planner.uses import RecentUses
 from pagedkv.engine.start_checks import check_sizes
 from pagedkv.engine.streams.choice import streams_for
 from pagedkv.engine.streams.stream import DeviceFailedError, Streams
-from pagedkv.engine.tiers import open_tiers, write_budget
+from pagedkv.engine.tiers import DiskBlocks, open_tiers, write_budget
 from pagedkv.reference.buffers import KVCacheBufferInterface
 from pagedkv.reference.config import TierOptions
 from pagedkv.reference.context import Context
 from pagedkv.reference.device import InferenceSession
-from pagedkv.reference.errors import InsufficientBlocksError, KVLoadFailed, ManagerClosedError
+from pagedkv.reference.errors import (
+    InsufficientBlocksError,
+    KVLoadFailed,
+    ManagerClosedError,
+    ReplicaPoisonedError,
+)
 from pagedkv.reference.events import (
     Closed,
     DiskOpened,
@@ -100,6 +108,7 @@ class PagedKVCacheManager:
         tracer: Receives every event; ``None`` costs nothing.
         streams: Where copies run; by default CUDA streams for GPUs, threads for CPUs.
         files: The operating system's files, for the disk tier.
+        disk: A disk tier in place of the one in ``disk_offload_dir``; it belongs to the manager.
         auto_land: Whether transfers start and land by themselves. Otherwise the caller plays the
             environment: :meth:`land` moves the bytes, :meth:`fail` says that it went wrong.
 
@@ -120,6 +129,7 @@ class PagedKVCacheManager:
         tracer: Tracer | None = None,
         streams: Streams | None = None,
         files: Files = REAL_FILES,
+        disk: DiskBlocks | None = None,
         auto_land: bool = True,
     ) -> None:
         check_sizes(params, total_num_pages, total_num_host_pages, max_batch_size)
@@ -128,7 +138,7 @@ class PagedKVCacheManager:
         self.session = session
         """Devices and compute streams of the forwards."""
         self._options = TierOptions.from_connector_config(params.kv_connector_config)
-        self._tiers = tiers = open_tiers(params, total_num_host_pages, files)
+        self._tiers = tiers = open_tiers(params, total_num_host_pages, files, disk)
         self._buffers = params.allocate_buffers(total_num_pages + 1)
         self._streams = streams or streams_for(session)
         shards = params.tensor_parallel_degree
@@ -152,11 +162,22 @@ class PagedKVCacheManager:
             for replica, devices in enumerate(params.devices_per_replica)
         ]
         self._queues = [AdmissionQueue() for _ in self._buffers]
-        self._moves: dict[str, asyncio.Task[None]] = {}
-        self._held_back: list[Transfer] = []
-        self._marks: dict[str, Marks] = {}
+        config = params.kv_connector_config
+        self._debug_loop = LoopThread() if config and config.use_debug_tiered_mode else None
+        self._watch: Watch | None = None
+        self._log = OperatorLog()
+        for name, tier in self._state.lower.tiers.items():
+            self._log.tier_opened(name, capacity=tier.capacity, used=tier.used)
+        self._moves = Moves(
+            self._state,
+            self._mover,
+            shards,
+            self._acted,
+            self._log,
+            auto_land=auto_land,
+            debug_loop=self._debug_loop,
+        )
         self._checks = enable_runtime_checks
-        self._auto_land = auto_land
         self._closed = False
 
     @classmethod
@@ -239,6 +260,8 @@ class PagedKVCacheManager:
         """
         self._check_open()
         claims.release(self._state, request_id, replica_idx)
+        if self._watch is not None:
+            self._watch.released(request_id)
         self._acted()
 
     @asynccontextmanager
@@ -284,6 +307,13 @@ class PagedKVCacheManager:
         """
         self._check_open()
         self._state.pool(replica_idx)
+        if self._watch is None:
+            await self._alloc(data, replica_idx, wait_s)
+            return
+        with self._watch.allocating(data, replica_idx):
+            await self._alloc(data, replica_idx, wait_s)
+
+    async def _alloc(self, data: Context, replica_idx: int, wait_s: float) -> None:
         if wait_s > 0:
             plan = await self._plan_in_turn(data, replica_idx, wait_s)
         else:
@@ -304,6 +334,8 @@ class PagedKVCacheManager:
         """
         self._check_open()
         plan = allocation.begin_alloc(self._state, ctx, replica_idx, hit_limit)
+        if self._watch is not None:
+            self._watch.alloc_planned(ctx, plan)
         self._acted()
         return plan
 
@@ -420,14 +452,16 @@ class PagedKVCacheManager:
         # MOVE
         assignments: list[KVCacheAssignments] = []
         for replica, (rows, shape) in enumerate(zip(checked, shapes, strict=True)):
-            pages = [
-                _int32(request.pages)[:used]
-                for (_, request), used in zip(rows, shape.used, strict=True)
-            ]
-            null_page = state.pools[replica].null_page
-            tables, lengths = self._inputs[replica].write(
-                pages, shape.lengths, shape.columns, null_page
-            )
+            try:
+                tables, lengths = self._inputs[replica].write(
+                    zip((request.pages for _, request in rows), shape.used, strict=True),
+                    shape.lengths,
+                    shape.columns,
+                    state.pools[replica].null_page,
+                )
+            except DeviceFailedError as error:
+                self.poison(replica, error.reason)
+                raise ReplicaPoisonedError(replica, error.reason) from error
             found = shape.characteristics
             assignments.append(
                 KVCacheAssignments(
@@ -490,8 +524,8 @@ class PagedKVCacheManager:
                     request.pages[cached // size : end],
                 )
                 self._mover.copier.launched(replica, reads, writes)
-        held_back, self._held_back = self._held_back, []
-        self._begin(held_back)
+        self._moves.begin_held_back()
+        self._acted()
 
     def step(self, batches: Sequence[Sequence[Context]], *, launched: bool = True) -> None:
         """Commit the pages that forwards have filled, and queue their offload (STEP-1 to STEP-6).
@@ -507,7 +541,7 @@ class PagedKVCacheManager:
         self._check_open()
         commit.step(self._state, batches)
         if not launched:
-            self._held_back += self._state.take_issued()
+            self._moves.hold_back(self._state.take_issued())
         self._acted()
 
     # --- transfers --------------------------------------------------------------------------
@@ -519,7 +553,7 @@ class PagedKVCacheManager:
             UnknownTransferError: It is not in flight.
         """
         self._check_open()
-        await self._move(settling.find(self._state, transfer_id))
+        await self._moves.land(transfer_id)
 
     def fail(
         self, transfer_id: str, reason: FailReason, keys: Iterable[PageKey] | None = None
@@ -531,8 +565,7 @@ class PagedKVCacheManager:
             ValueError: ``keys`` names a block that it does not carry.
         """
         self._check_open()
-        settling.fail(self._state, transfer_id, reason, keys)
-        self._marks.pop(transfer_id)
+        self._moves.fail(transfer_id, reason, keys)
         self._acted()
 
     def in_flight(self) -> list[Transfer]:
@@ -543,7 +576,7 @@ class PagedKVCacheManager:
     def poison(self, replica_idx: int, reason: str) -> None:
         """The device of a replica has failed: it takes no more work (FAIL-2)."""
         self._check_open()
-        settling.poison(self._state, replica_idx, reason)
+        self._moves.poison(replica_idx, reason)
         self._acted()
 
     def poll_transfers(self) -> None:
@@ -627,6 +660,30 @@ class PagedKVCacheManager:
         self._check_open()
         return self._state.pool(replica_idx).statistics()
 
+    def overview(self) -> Overview:
+        """Everything that can be counted now, as one frozen tree; no walk over pages."""
+        waiting = [len(queue) for queue in self._queues]
+        return overview_of(self._state, waiting, self.get_metrics_aggregated())
+
+    def attach(self, observer: Observer) -> None:
+        """Tell ``observer`` what happens from now on; see :mod:`pagedkv.engine.observability`."""
+        self._check_open()
+        if self._watch is None:
+            self._watch = self._moves.watch = Watch(self._state, self._streams)
+            self._mover.watched_by(self._watch)
+        self._watch.observers.append(observer)
+        observer.attached(self._watch)
+
+    def detach(self, observer: Observer) -> None:
+        """Tell ``observer`` no more; harmless if it is not attached."""
+        if self._watch is None or observer not in self._watch.observers:
+            return
+        self._watch.observers.remove(observer)
+        observer.detached()
+        if not self._watch.observers:
+            self._watch = self._moves.watch = None
+            self._mover.watched_by(None)
+
     def get_metrics_aggregated(self) -> KVCacheMetrics:
         """Counters over all replicas and tiers, since the start or the last reset."""
         self._check_open()
@@ -667,7 +724,7 @@ class PagedKVCacheManager:
         """Return once what has landed on disk so far, or was forgotten, survives ``kill -9``."""
         self._check_open()
         if self._tiers.disk is not None:
-            await self._tiers.disk.flush()
+            await self._beside(self._tiers.disk.flush())
 
     async def crash(self) -> None:
         """End as a killed process would: nothing more is written, and the folder is given back.
@@ -677,12 +734,9 @@ class PagedKVCacheManager:
         self._closed = True
         for queue in self._queues:
             queue.pages_came_free()
-        moves = list(self._moves.values())
-        for move in moves:
-            move.cancel()
-        await asyncio.gather(*moves, return_exceptions=True)
-        await self._streams.aclose()
-        await self._tiers.crash()
+        await self._moves.cancel()
+        await self._beside(self._streams.aclose())
+        await self._beside(self._tiers.crash())
 
     async def shutdown(self) -> None:
         """Write what was accepted, then refuse every further call (CLOSE-1); twice is harmless."""
@@ -692,24 +746,28 @@ class PagedKVCacheManager:
         state = self._state
         for queue in self._queues:
             queue.pages_came_free()
-        self._begin(self._held_back)
+        self._log.closing(in_flight=len(state.in_flight), claimed=len(state.requests))
+        self._moves.begin_held_back()
         for request_id, request in state.requests.items():
             if request.plan is not None:
                 allocation.cancel_alloc(state, request_id, request.replica)
         try:
-            await self._drained()
+            await self._moves.drained()
             # One page at a time: each that lands makes room below for the next.
             for replica, pool in enumerate(state.pools):
                 while pool.dirty:
                     page = cleaning.next_dirty_page(state, replica)
                     cleaning.clean_pages(state, replica, [page])
                     self._acted()
-                    await self._drained()
+                    await self._moves.drained()
             self._emit_simple(Closed())
+            self._log.closed()
         finally:
             disk = state.lower.tiers.get("disk")
-            await self._streams.aclose()
-            await self._tiers.aclose([] if disk is None else disk.oldest_first())
+            await self._beside(self._streams.aclose())
+            await self._beside(self._tiers.aclose([] if disk is None else disk.oldest_first()))
+            if self._debug_loop is not None:
+                self._debug_loop.close()
 
     async def aclose(self) -> None:
         """The same as :meth:`shutdown`."""
@@ -721,14 +779,14 @@ class PagedKVCacheManager:
         self, total_num_pages: int, total_num_host_pages: int, tracer: Tracer | None
     ) -> State:
         params, tiers = self.params, self._tiers
-        fates = Fates(limit=4 * total_num_pages * len(self._buffers))
+        fates = Fates(total_num_pages * len(self._buffers))
         counters = Counters()
         uses_limit = max(total_num_pages * len(self._buffers), total_num_host_pages)
         lower = LowerTiers(counters, policy=self._options.write_policy, uses=RecentUses(uses_limit))
         if tiers.host is not None:
-            lower.tiers["host"] = TierSlots(tiers.host.rows.shape[0], fates)
+            lower.tiers["host"] = TierSlots("host", tiers.host.rows.shape[0], fates)
         if tiers.disk is not None:
-            disk = TierSlots(compute_num_disk_blocks(params), fates, write_budget(params))
+            disk = TierSlots("disk", compute_num_disk_blocks(params), fates, write_budget(params))
             disk.adopt(tiers.disk.survivors)
             lower.tiers["disk"] = disk
             fates.note(tiers.disk.strangers, "other_namespace")
@@ -756,8 +814,8 @@ class PagedKVCacheManager:
     def _acted(self) -> None:
         """After every decision: begin what was issued, let go what was given up, wake who waits."""
         state = self._state
-        if state.issued:
-            self._begin(state.take_issued())
+        while state.issued:
+            self._moves.begin(state.take_issued())
         disk = state.lower.tiers.get("disk")
         if disk is not None and disk.given_up and self._tiers.disk is not None:
             for slot in disk.given_up:
@@ -767,38 +825,6 @@ class PagedKVCacheManager:
             queue.pages_came_free()
         if self._checks:
             invariants.check(state)
-
-    def _begin(self, transfers: Iterable[Transfer]) -> None:
-        """Note where the devices are, before another forward is launched, and move the bytes."""
-        for transfer in transfers:
-            self._marks[transfer.id] = self._mover.copier.mark(transfer)
-            if self._auto_land:
-                move = asyncio.get_running_loop().create_task(self._move(transfer))
-                self._moves[transfer.id] = move
-
-    async def _move(self, transfer: Transfer) -> None:
-        """Move the bytes of a transfer, then say that it has landed or failed."""
-        reason: FailReason | None = None
-        keys: Iterable[PageKey] | None = None
-        try:
-            await self._mover.move(transfer, self._marks.pop(transfer.id))
-        except MoveFailedError as error:
-            reason, keys = error.reason, error.keys
-        except DeviceFailedError as error:
-            replica = error.device_idx // self.params.tensor_parallel_degree
-            if replica not in self._state.poisoned:
-                settling.poison(self._state, replica, error.reason)
-        except Exception:
-            # A bug, or a backend's own error: a miss all the same, never a hang (TIER-6).
-            logger.exception("%r has failed in a way that is not foreseen", transfer)
-            reason = "io_error"
-        self._moves.pop(transfer.id, None)
-        if transfer.id in self._state.in_flight:
-            if reason is None:
-                settling.land(self._state, transfer.id)
-            else:
-                settling.fail(self._state, transfer.id, reason, keys)
-        self._acted()
 
     async def _plan_in_turn(self, ctx: Context, replica_idx: int, wait_s: float) -> AllocPlan:
         """Plan an allocation once there are pages and nobody stands before it."""
@@ -829,7 +855,7 @@ class PagedKVCacheManager:
             page, hit_keys = found
             cleaned = cleaning.clean_pages(state, replica_idx, [page], hit_keys)
             self._acted()
-            await self._settled(cleaned)
+            await self._moves.settled(cleaned)
             self._check_open()
 
     async def _completed(self, ctx: Context, replica_idx: int, plan: AllocPlan) -> bool:
@@ -843,8 +869,9 @@ class PagedKVCacheManager:
         try:
             if plan.transfers:
                 with anyio.move_on_after(patience) as waiting:
-                    await self._settled(plan.transfers)
+                    await self._moves.settled(plan.transfers)
                 if waiting.cancelled_caught:
+                    self._log.tier_too_slow(ctx.request_id, waited_s=patience)
                     return False
             self.finish_alloc(ctx, replica_idx)
         except KVLoadFailed:
@@ -856,28 +883,17 @@ class PagedKVCacheManager:
                 self._acted()
         return True
 
-    async def _settled(self, transfer_ids: Iterable[str]) -> None:
-        """Wait for transfers; where nothing lands by itself, land them."""
-        for transfer_id in transfer_ids:
-            if move := self._moves.get(transfer_id):
-                await asyncio.wait([move])
-            elif transfer_id in self._state.in_flight and not self._auto_land:
-                await self._move(self._state.in_flight[transfer_id])
-
-    async def _drained(self) -> None:
-        """Wait until nothing is in flight."""
-        while self._state.in_flight:
-            await self._settled(list(self._state.in_flight))
+    async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what belongs to the loop of the movers there."""
+        if self._debug_loop is None:
+            await work
+        else:
+            self._debug_loop.run(work)
 
     def _tier(self, name: LowerTier, replica_idx: int) -> TierSlots | None:
         self._check_open()
         self._state.pool(replica_idx)
         return self._state.lower.tiers.get(name)
-
-
-def _int32(pages: PageTable) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
-    """The same memory for numpy."""
-    return np.frombuffer(pages, dtype=np.int32) if pages else np.empty(0, dtype=np.int32)
 
 
 def _scalar(value: int) -> Buffer:

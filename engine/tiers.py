@@ -3,13 +3,17 @@
 Rules TIER-10 and NS-1 to NS-4.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pagedkv.engine.disk.directory import BlockDirectory
 from pagedkv.engine.disk.files import REAL_FILES, Files
 from pagedkv.engine.host_pool import HostPool
+from pagedkv.engine.movers.mover import BlockFile
 from pagedkv.reference.config import KVConnectorConfig, TierOptions
+from pagedkv.reference.identity import PageKey
 from pagedkv.reference.params import KVCacheParamInterface, KVConnectorType
 from pagedkv.reference.sizing import GB, compute_num_disk_blocks, compute_num_host_blocks
 
@@ -18,13 +22,42 @@ PASSING_SLOTS = 16
 disk reads at once."""
 
 
+class DiskBlocks(BlockFile, Protocol):
+    """What a disk tier is made of: a :class:`BlockDirectory`, or a fake of one."""
+
+    survivors: list[tuple[int, PageKey]]
+    """Slots and blocks that were there at the start, oldest first (NS-4)."""
+    strangers: list[PageKey]
+    """Blocks that were there under another model, and were dropped (NS-3)."""
+
+    def forget(self, slot: int) -> None:
+        """The slot holds nothing any more."""
+        ...
+
+    def forget_all(self) -> None:
+        """No slot holds anything any more (RESET-1)."""
+        ...
+
+    async def flush(self) -> None:
+        """Return once what was written so far would survive a crash."""
+        ...
+
+    async def aclose(self, oldest_first: Sequence[int] = ()) -> None:
+        """Store everything, in the order of its last use."""
+        ...
+
+    async def crash(self) -> None:
+        """End as a killed process would."""
+        ...
+
+
 @dataclass(eq=False)
 class Tiers:
     """The storage of the tiers below the devices; the planner keeps their books."""
 
     host: HostPool | None = None
     """The host tier's slots."""
-    disk: BlockDirectory | None = None
+    disk: DiskBlocks | None = None
     """The disk tier's blocks."""
     passing: HostPool | None = None
     """Rows through which blocks pass on their way from disk."""
@@ -45,9 +78,14 @@ class Tiers:
 
 
 def open_tiers(
-    params: KVCacheParamInterface, total_num_host_pages: int, files: Files = REAL_FILES
+    params: KVCacheParamInterface,
+    total_num_host_pages: int,
+    files: Files = REAL_FILES,
+    disk: DiskBlocks | None = None,
 ) -> Tiers:
     """Open what ``params`` ask for. May take a while: not for an event loop.
+
+    Where they ask for a disk tier, it is ``disk``, if that is given.
 
     Raises:
         ValueError: A size is missing, or more than the machine has; the message names the field.
@@ -76,7 +114,7 @@ def open_tiers(
         return Tiers(host)
     try:
         options = TierOptions.from_connector_config(config)
-        disk = BlockDirectory.open(
+        disk = disk or BlockDirectory.open(
             Path(config.disk_offload_dir),
             layout=params.layout_fingerprint(),
             model=options.model_fingerprint,

@@ -1,6 +1,6 @@
 """The tiers below the devices, as one thing that the manager loads from and offloads to.
 
-Rules TIER-1 to TIER-9. All replicas share one connector; content is the same for all of them.
+Rules TIER-1 to TIER-11. All replicas share one connector; content is the same for all of them.
 """
 
 from collections import OrderedDict
@@ -102,31 +102,43 @@ class TierConnector:
 
     def prefetch(
         self,
-        source: LowerTier,
-        keys: Sequence[PageKey],
+        places: Sequence[tuple[PageKey, LowerTier]],
         chain: Sequence[PageKey],
         further: Sequence[Tier] = (),
-    ) -> Transfer | None:
-        """Issue the load of ``keys``, which ``source`` holds, into host slots, if there are any."""
-        found = [place for key in keys if (place := self._find(key, source, further)) is not None]
-        for _, block in found:
-            block.pins += 1
-        slots = self._promote([block for _, block in found], chain)
-        for _, block in found[len(slots) :]:
-            block.pins -= 1
-        if not slots:
-            return None
-        taken = found[: len(slots)]
-        return Transfer(
-            kind="onload",
-            source=source,
-            target="host",
-            keys=tuple(slot.key for slot in slots),
-            source_blocks=tuple(block for _, block in taken),
-            source_tiers=tuple(tier for tier, _ in taken),
-            target_blocks=tuple(slots),
-            chain=tuple(chain),
-        )
+    ) -> list[Transfer]:
+        """Issue loads of blocks of ``chain``, root first and with their tiers, into host slots.
+
+        One per tier, for the blocks that host memory lacks, as far as there are slots (TIER-11).
+        """
+        if "host" not in self.tiers:
+            return []
+        found = [
+            (source, tier, block)
+            for key, source in places
+            if not self.tiers["host"].holds(key)
+            for tier, block in filter(None, [self._find(key, source, further)])
+        ]
+        slots = self._promote([block for _, _, block in found], chain)
+        transfers: list[Transfer] = []
+        for name in self.tiers:
+            taken = [(*f, slot) for f, slot in zip(found, slots, strict=False) if f[0] == name]
+            if not taken:
+                continue
+            for _, _, block, _ in taken:
+                block.pins += 1
+            transfers.append(
+                Transfer(
+                    kind="onload",
+                    source=name,
+                    target="host",
+                    keys=tuple(slot.key for *_, slot in taken),
+                    source_blocks=tuple(block for _, _, block, _ in taken),
+                    source_tiers=tuple(tier for _, tier, _, _ in taken),
+                    target_blocks=tuple(slot for *_, slot in taken),
+                    chain=tuple(chain),
+                )
+            )
+        return transfers
 
     def offload(
         self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, *, new: int

@@ -3,6 +3,9 @@
 A run is the sequence of these events. Calls carry a snapshot of the context they were given and
 their results; environment events say when a transfer landed or failed. Nothing in them depends
 on threads, clocks or streams, so the reference can be fed any recorded run (EVENT-1 to EVENT-5).
+
+Events are not changed once they are made. They are not frozen only because a frozen one takes five
+times as long to make (0.72 instead of 0.15 µs), and a server may make a million a minute.
 """
 
 from collections.abc import Hashable
@@ -15,7 +18,7 @@ from pagedkv.reference.metrics import PrefixCacheHits
 from pagedkv.reference.tier_names import FailReason, TierName, TransferKind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ContextSnapshot:
     """All that a call reads of the context it was given; identities stand in for tokens."""
 
@@ -39,7 +42,7 @@ class ContextSnapshot:
     """Endpoints of the further block stores that an allocation may ask (STORE-4)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class IssuedTransfer:
     """A transfer that is in flight from now on."""
 
@@ -57,7 +60,7 @@ class IssuedTransfer:
     """The device pages that take part; empty for a write between lower tiers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Claimed:
     """``claim`` or ``alloc_dummy`` succeeded."""
 
@@ -69,7 +72,7 @@ class Claimed:
     """Whether it is mapped to the null page."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class AllocPlanned:
     """Pages were matched and taken, loads were issued: one indivisible step."""
 
@@ -91,7 +94,7 @@ class AllocPlanned:
     """Most blocks of its hit that it would use, because it does not wait for slower ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class AllocReturned:
     """The allocation is complete; the only event that advances a context."""
 
@@ -101,7 +104,7 @@ class AllocReturned:
     """Start of the active window from now on."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class AllocCancelled:
     """A planned allocation was undone."""
 
@@ -111,7 +114,7 @@ class AllocCancelled:
     """The failed loads that caused it; empty: the caller did."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class AllocRefused:
     """An allocation did not fit; nothing was changed."""
 
@@ -129,7 +132,7 @@ class AllocRefused:
     """Most blocks of its hit that it would have used, because it does not wait for slower ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Prefetched:
     """``prefetch``: what a request could hit is being loaded into host memory."""
 
@@ -141,7 +144,7 @@ class Prefetched:
     """The loads."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class InputsBuilt:
     """``runtime_inputs`` succeeded."""
 
@@ -155,7 +158,7 @@ class InputsBuilt:
     """The argument of that name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Stepped:
     """``step`` committed pages of one request."""
 
@@ -169,7 +172,7 @@ class Stepped:
     """Offloads and writes of what the tiers below lack."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Cleaned:
     """Dirty pages are being offloaded so that they may be evicted."""
 
@@ -183,7 +186,7 @@ class Cleaned:
     """The offloads; a page without one found no slot."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Released:
     """``release`` succeeded; the id is forgotten."""
 
@@ -191,17 +194,17 @@ class Released:
     """The request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class PrefixCacheReset:
     """``reset_prefix_cache``: nothing cached before can be hit after."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class MetricsReset:
     """``reset_metrics``: all counters are zero."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class DiskOpened:
     """The disk tier was opened with these blocks."""
 
@@ -209,7 +212,7 @@ class DiskOpened:
     """Blocks that survived, oldest first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class StoreAnswered:
     """Environment: a block store was asked, and what it holds does not follow from what was
     reported before (EVENT-5)."""
@@ -222,7 +225,7 @@ class StoreAnswered:
     """Which of the further stores that a request has named; ``None``: the manager's own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class TransferLanded:
     """Environment: all bytes of a transfer have arrived."""
 
@@ -232,7 +235,7 @@ class TransferLanded:
     """Writes further down that follow from it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class TransferFailed:
     """Environment: a transfer has failed and moved nothing."""
 
@@ -244,7 +247,7 @@ class TransferFailed:
     """The blocks at fault."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ReplicaPoisoned:
     """Environment: the device of a replica has failed."""
 
@@ -254,12 +257,12 @@ class ReplicaPoisoned:
     """What happened."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class WriteBudgetRenewed:
     """Environment: a new day has begun for the disk's write budget."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Closed:
     """``shutdown``: everything accepted has been written."""
 

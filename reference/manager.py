@@ -106,7 +106,7 @@ class PagedKVCacheManager:
         self._buffers = params.allocate_buffers(total_num_pages + 1)
         memories = [buffer.to_memory() for buffer in self._buffers]
         media = media or Media()
-        fates = Fates(limit=4 * total_num_pages * len(memories))
+        fates = Fates(limit=max(4 * total_num_pages * len(memories), 2**16))
         self._state = State(
             params=params,
             pools=[PagePool(total_num_pages) for _ in self._buffers],

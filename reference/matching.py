@@ -52,7 +52,12 @@ def need_of(
 
     Otherwise pages for the blocks to load and for the tokens to compute (ALLOC-8). Of the blocks
     that are found, no more than ``hit_limit`` are used (ALLOC-15).
+
+    Raises:
+        ValueError: ``hit_limit`` is negative.
     """
+    if hit_limit is not None and hit_limit < 0:
+        raise ValueError(f"hit_limit is {hit_limit}; use 0 or more, or None for no limit")
     needed = required_pages(ctx, state.params)
     if needed <= len(request.pages) or request.dummy:
         return Need(hits=(), kept=len(request.pages), moved=0, fresh=0, shared=())

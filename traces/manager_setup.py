@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field, SkipValidation, model_validator
@@ -41,6 +41,14 @@ class ManagerSetup(RunSetup):
     media: SkipValidation[Media] = Field(default_factory=Media, exclude=True, repr=False)
     """Simulated disks and stores, for implementations that have no real ones."""
 
+    use_debug_tiered_mode: bool = Field(default=False, exclude=True)
+    """Whether transfers are moved one at a time, while the caller stands still."""
+    slow_tier_policy: Literal["wait", "timeout", "best_effort"] = Field(
+        default="wait", exclude=True
+    )
+    """What an allocation does about blocks below host memory (ALLOC-15)."""
+    slow_tier_timeout_s: float = Field(default=1.0, exclude=True)
+    """How long it waits for them under ``timeout``."""
     auto_land: bool = Field(default=True, exclude=True)
     """Whether transfers land by themselves, or when the caller says so: see
     :class:`~pagedkv.conformance.implementation.ControlledManager`."""
@@ -110,6 +118,9 @@ class ManagerSetup(RunSetup):
         config: dict[str, object] = {
             "write_policy": self.write_policy,
             "model_fingerprint": self.model_fingerprint,
+            "use_debug_tiered_mode": self.use_debug_tiered_mode,
+            "slow_tier_policy": self.slow_tier_policy,
+            "slow_tier_timeout_s": self.slow_tier_timeout_s,
         }
         if self.disk_pages is not None:
             config["disk_offload_dir"] = str(self.disk_dir)

@@ -1,12 +1,14 @@
 """Copies of pages between devices and host memory, on streams of their own."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from pagedkv.engine.movers.host_rows import HostRows
 from pagedkv.engine.movers.units import Unit, copies
+from pagedkv.engine.observability.watch import Watch
+from pagedkv.engine.observability.watched_copies import WatchedCopies
 from pagedkv.engine.planner.transfer import Transfer
-from pagedkv.engine.streams.stream import Access, Copy, StreamEvent, Streams
+from pagedkv.engine.streams.stream import Access, Copy, DeviceFailedError, StreamEvent, Streams
 
 Marks = dict[int, StreamEvent]
 """By device: an event behind every forward that was launched before a transfer was issued."""
@@ -24,6 +26,8 @@ class PageCopier:
     """
 
     def __init__(self, streams: Streams, units: Sequence[Sequence[Unit]]) -> None:
+        self.watch: Watch | None = None
+        """Is told when copies are over."""
         self._streams = streams
         self._units = units
 
@@ -52,13 +56,13 @@ class PageCopier:
             DeviceFailedError: The device has failed.
         """
         assert transfer.replica is not None
-        events: list[StreamEvent] = []
-        for unit, slot in zip(self._units[transfer.replica], slots.memories, strict=True):
-            device_idx, memory = unit.memories[0]
-            moved = copies(slot, rows, memory, transfer.pages)
-            after = [marks[device_idx]]
-            events.append(self._streams.copy(device_idx, "offload", moved, after))
-        await self._finished(events)
+        streams = self._streams_for(transfer)
+        async with _all_finished(streams) as events:
+            for unit, slot in zip(self._units[transfer.replica], slots.memories, strict=True):
+                device_idx, memory = unit.memories[0]
+                moved = copies(slot, rows, memory, transfer.pages)
+                after = [marks[device_idx]]
+                events.append(streams.copy(device_idx, "offload", moved, after))
 
     async def to_device(
         self,
@@ -74,18 +78,18 @@ class PageCopier:
             DeviceFailedError: A device has failed.
         """
         assert transfer.replica is not None
-        events: list[StreamEvent] = []
-        for unit, slot in zip(self._units[transfer.replica], slots.memories, strict=True):
-            (root_idx, root), *peers = unit.memories
-            moved = copies(root, pages, slot, rows)
-            arrived = self._streams.copy(root_idx, "onload", moved, [marks[root_idx]])
-            events.append(arrived)
-            for device_idx, memory in peers:
-                # One copy over the bus from the host; the others hold the same.
-                spread = copies(memory, pages, root, pages)
-                after = [arrived, marks[device_idx]]
-                events.append(self._streams.copy(device_idx, "peer", spread, after))
-        await self._finished(events)
+        streams = self._streams_for(transfer)
+        async with _all_finished(streams) as events:
+            for unit, slot in zip(self._units[transfer.replica], slots.memories, strict=True):
+                (root_idx, root), *peers = unit.memories
+                moved = copies(root, pages, slot, rows)
+                arrived = streams.copy(root_idx, "onload", moved, [marks[root_idx]])
+                events.append(arrived)
+                for device_idx, memory in peers:
+                    # One copy over the bus from the host; the others hold the same.
+                    spread = copies(memory, pages, root, pages)
+                    after = [arrived, marks[device_idx]]
+                    events.append(streams.copy(device_idx, "peer", spread, after))
 
     async def from_peer(self, transfer: Transfer, marks: Marks) -> None:
         """Copy the transfer's pages from another replica; return when they are there.
@@ -94,16 +98,16 @@ class PageCopier:
             DeviceFailedError: A device has failed.
         """
         assert transfer.replica is not None and transfer.source_replica is not None
-        events: list[StreamEvent] = []
+        streams = self._streams_for(transfer)
         targets, sources = self._units[transfer.replica], self._units[transfer.source_replica]
-        for target, source in zip(targets, sources, strict=True):
-            for (device_idx, memory), (source_idx, read) in zip(
-                target.memories, source.memories, strict=True
-            ):
-                moved: list[Copy] = copies(memory, transfer.pages, read, transfer.source_pages)
-                after = [marks[device_idx], marks[source_idx]]
-                events.append(self._streams.copy(device_idx, "peer", moved, after))
-        await self._finished(events)
+        async with _all_finished(streams) as events:
+            for target, source in zip(targets, sources, strict=True):
+                for (device_idx, memory), (source_idx, read) in zip(
+                    target.memories, source.memories, strict=True
+                ):
+                    moved: list[Copy] = copies(memory, transfer.pages, read, transfer.source_pages)
+                    after = [marks[device_idx], marks[source_idx]]
+                    events.append(streams.copy(device_idx, "peer", moved, after))
 
     def launched(self, replica: int, reads: Iterable[int], writes: Iterable[int]) -> None:
         """Log that a forward was launched that reads and writes these pages, on every shard."""
@@ -130,6 +134,29 @@ class PageCopier:
         finally:
             self._streams.host_accessed(Access(slot.name, row, writes) for slot in slots.memories)
 
-    async def _finished(self, events: Sequence[StreamEvent]) -> None:
-        for event in events:
-            await self._streams.finished(event)
+    def _streams_for(self, transfer: Transfer) -> Streams | WatchedCopies:
+        return self._streams if self.watch is None else self.watch.copies_of(transfer)
+
+
+@asynccontextmanager
+async def _all_finished(streams: Streams | WatchedCopies) -> AsyncIterator[list[StreamEvent]]:
+    """Wait at the end of the scope for the events that it has collected.
+
+    For all of them, also if a device fails: copies of the others would go on meanwhile.
+
+    Raises:
+        DeviceFailedError: A device has failed.
+    """
+    events: list[StreamEvent] = []
+    failures: list[DeviceFailedError] = []
+    try:
+        yield events
+    except DeviceFailedError as error:
+        failures.append(error)
+    for event in events:
+        try:
+            await streams.finished(event)
+        except DeviceFailedError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]

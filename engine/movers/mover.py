@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from pagedkv.engine.disk.errors import BlockDamagedError
 from pagedkv.engine.movers.copier import Marks, PageCopier
 from pagedkv.engine.movers.host_rows import HostRows
+from pagedkv.engine.observability.timed_blocks import TimedBlocks
+from pagedkv.engine.observability.watch import Watch
 from pagedkv.engine.planner.transfer import Transfer
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.tier_names import FailReason
@@ -57,10 +59,18 @@ class Mover:
         self.copier = copier
         """Copies to and from devices."""
         self._host = host
-        self._disk = disk
+        self._disk = self._untimed_disk = disk
         self._passing = passing
         self._unused_rows = list(range(0 if passing is None else passing.num_slots))
         self._row_returned = asyncio.Semaphore(len(self._unused_rows))
+
+    def watched_by(self, watch: Watch | None) -> None:
+        """From now on, tell ``watch`` how long copies and disk calls take; ``None``: nobody."""
+        self.copier.watch = watch
+        if watch is not None and self._untimed_disk is not None:
+            self._disk = TimedBlocks(self._untimed_disk, watch)
+        else:
+            self._disk = self._untimed_disk
 
     async def move(self, transfer: Transfer, marks: Marks) -> None:
         """Move all bytes of ``transfer``; nothing of it goes on once this has returned.
@@ -115,6 +125,8 @@ class Mover:
             )
         ]
         await _all_of(transfer.keys, reads)
+        if self.copier.watch is not None:
+            self.copier.watch.blocks_read(transfer)
         if slot_of:
             pages = [transfer.pages[n] for n in slot_of]
             slots = list(slot_of.values())

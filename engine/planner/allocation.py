@@ -5,13 +5,12 @@ between.
 """
 
 from array import array
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import NoReturn
 
 from pagedkv.engine.planner.matching import (
     Need,
-    count_hits,
+    hits_of,
     lookup_count,
     misses_of,
     need_of,
@@ -63,27 +62,32 @@ def begin_alloc(
     misses = misses_of(state, request, ctx, replica_idx, need, count)
 
     # TAKE: hold what is hit, so that taking the rest cannot evict it, then the oldest pages
-    for shared in need.shared:
-        pool.hold(shared)
+    pool.hold(need.shared)
     fresh: list[int] = []
     if need.fresh:
         fresh, evicted = pool.take(need.fresh)
         _note_evicted(state, evicted)
 
     # MOVE: what is not on this device yet, one transfer per source
-    supply = iter(fresh)
-    hit_pages = [page if (page := page_of(hit)) is not None else next(supply) for hit in need.hits]
-    issued = _load(state, request, need.hits, hit_pages)
-    joined = [hit.joined.id for hit in need.hits if isinstance(hit, Load) and hit.joined]
+    supply, hit_pages = iter(fresh), need.shared
+    transfers: list[str] = []
+    issued: list[IssuedTransfer] = []
+    if need.loads:
+        hit_pages = [p if (p := page_of(hit)) is not None else next(supply) for hit in need.hits]
+        transfers = [hit.joined.id for hit in need.hits if isinstance(hit, Load) and hit.joined]
+        issued = _load(state, request, need.hits, hit_pages)
+        transfers += [transfer.transfer for transfer in issued]
+    if need.hits:
+        state.lower.touch(request.keys[: request.committed + len(need.hits)])
 
     # RECORD
     own, rest = request.pages[need.kept :], array("i", supply)
     request.plan = plan = AllocPlan(
         pages=request.pages[: need.kept] + array("i", hit_pages) + own[: need.moved] + rest,
-        hits=count_hits(need.hits),
+        hits=hits_of(need),
         added=[*need.shared, *fresh],
         replaced=own[need.moved :],
-        transfers=list(dict.fromkeys([*joined, *(t.transfer for t in issued)])),
+        transfers=list(dict.fromkeys(transfers)),
         processed=(
             (request.committed + len(need.hits)) * state.page_size
             if need.hits
@@ -91,6 +95,7 @@ def begin_alloc(
         ),
         looked_up=count,
         misses=misses,
+        found=need.hits,
     )
     if state.tracer is not None:
         state.tracer.emit(
@@ -169,9 +174,7 @@ def refusal(state: State, ctx: Context, replica_idx: int) -> InsufficientBlocksE
 def _load(
     state: State, request: Request, hits: Sequence["int | Load"], pages: Sequence[int]
 ) -> list[IssuedTransfer]:
-    """Issue the loads of ``hits`` into ``pages``, one per source; renew what was hit (TIER-4)."""
-    if not hits or (not state.lower.tiers and len(state.pools) == 1):
-        return []
+    """Issue the loads of ``hits`` into ``pages``, one per source."""
     chain = request.keys[: request.committed + len(hits)]
     coming = [
         (hit, page)
@@ -179,18 +182,16 @@ def _load(
         if isinstance(hit, Load) and hit.joined is None
     ]
     issued: list[IssuedTransfer] = []
-    if coming:
-        for peer in range(len(state.pools)):
-            group = [(hit.key, page) for hit, page in coming if hit.peer == peer]
-            if group:
-                issued.append(state.issue(_peer_copy(state, request.replica, peer, group, chain)))
-        for tier in LOWER_TIERS:
-            group = [(hit.key, page) for hit, page in coming if hit.tier == tier]
-            if group:
-                keys, into = zip(*group, strict=True)
-                load = state.lower.load(tier, keys, into, request.replica, chain)
-                issued.append(state.issue(load))
-    state.lower.touch(chain)
+    for peer in range(len(state.pools)):
+        group = [(hit.key, page) for hit, page in coming if hit.peer == peer]
+        if group:
+            issued.append(state.issue(_peer_copy(state, request.replica, peer, group, chain)))
+    for tier in LOWER_TIERS:
+        group = [(hit.key, page) for hit, page in coming if hit.tier == tier]
+        if group:
+            keys, into = zip(*group, strict=True)
+            load = state.lower.load(tier, keys, into, request.replica, chain)
+            issued.append(state.issue(load))
     return issued
 
 
@@ -282,7 +283,7 @@ def _record(state: State, request: Request, ctx: Context, plan: AllocPlan) -> No
             counters.host_blocks_served += plan.hits.host_blocks
             counters.disk_blocks_served += plan.hits.disk_blocks
             counters.store_blocks_served += plan.hits.store_blocks
-        for reason, blocks in Counter(plan.misses).items():
+        for reason, blocks in plan.misses.items():
             counters.missed(reason, blocks)
     request.looked_up = max(request.looked_up, plan.looked_up)
     if num_hits:
@@ -296,8 +297,8 @@ def _note_evicted(state: State, keys: Sequence[PageKey]) -> None:
     """A block that leaves the device without being anywhere else was evicted, or never stored."""
     lower, fates = state.lower, state.fates
     if lower.first is None:
-        fates.note(keys, "evicted")
+        fates.note(keys, "evicted", "device")
         return
     for key in keys:
         evicted = lower.holds(key) or fates.of(key) == "evicted"
-        fates.note([key], "evicted" if evicted else "not_stored")
+        fates.note([key], "evicted" if evicted else "not_stored", "device")

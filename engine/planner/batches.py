@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 
 from pagedkv.engine.planner.state import Request, State
 from pagedkv.reference.context import Context
-from pagedkv.reference.errors import BatchesError
+from pagedkv.reference.errors import AllocPendingError, BatchesError
 
 
 def check_one_per_replica(state: State, batches: Sequence[Sequence[Context]], call: str) -> None:
@@ -34,13 +34,17 @@ def check_batches(
     rows: list[list[tuple[Context, Request]]] = []
     seen: set[Hashable] = set()
     for replica, batch in enumerate(batches):
-        rows.append([])
+        row: list[tuple[Context, Request]] = []
+        rows.append(row)
+        if batch:
+            state.check_works(replica)
         for ctx in batch:
-            if ctx.request_id in seen:
-                raise BatchesError(
-                    f"{call} got request {ctx.request_id!r} twice: each may appear once"
-                )
-            seen.add(ctx.request_id)
-            request = state.settled_request(ctx.request_id, replica, call)
-            rows[replica].append((ctx, request))
+            request_id = ctx.request_id
+            if request_id in seen:
+                raise BatchesError(f"{call} got request {request_id!r} twice: each may appear once")
+            seen.add(request_id)
+            request = state.request(request_id, replica)
+            if request.plan is not None:
+                raise AllocPendingError(request_id, call)
+            row.append((ctx, request))
     return rows

@@ -61,16 +61,16 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
 def _commit(state: State, request: Request, full: int) -> None:
     """The pages up to ``full`` become hittable; what is cached already is shared (STEP-4)."""
     pool, pages = state.pools[request.replica], request.pages
-    shards, key_of, forget = pool.page_of.shards, pool.key_of, state.fates.forget
-    for n in range(request.committed, full):
-        key, own = request.keys[n], pages[n]
-        shard = shards[key[-1]]
+    shards, key_of = pool.page_of.shards, pool.key_of
+    keys = request.keys[request.committed : full]
+    state.fates.forget(keys)
+    for n, key in enumerate(keys, request.committed):
+        shard, own = shards[key[-1]], pages[n]
         cached = shard.get(key)
-        forget(key)
         if cached is None:
             shard[key], key_of[own] = own, key
         elif state.swaps:
-            pool.hold(cached)
+            pool.hold((cached,))
             pool.release((own,))
             pages[n] = cached
     request.committed = full

@@ -10,13 +10,7 @@ from pagedkv.engine.planner.state import Request, State
 from pagedkv.reference.context import Context
 from pagedkv.reference.errors import BatchesError, BlocksNotAllocatedError
 from pagedkv.reference.inputs import BatchCharacteristics
-from pagedkv.reference.lengths import (
-    cache_length,
-    cache_valid_length,
-    ceil_div,
-    query_length,
-    required_pages,
-)
+from pagedkv.reference.lengths import ceil_div
 
 
 @dataclass(slots=True)
@@ -53,23 +47,35 @@ def forward_shape(
             f"replica {replica_idx} got a batch of {len(rows)}; max_batch_size is "
             f"{max_batch_size}: split the batch or create the manager with a larger one"
         )
-    params, size = state.params, state.page_size
+    size, drafts = state.page_size, state.params.num_draft_tokens
     columns, longest_query, longest_cache = 1, 0, 0
     used: list[int] = []
     lengths: list[int] = []
+    # The lengths of LEN-1 and LEN-4, worked out together: by the functions of the vocabulary this
+    # loop would take three times as long, and it runs for every request of every forward.
     for ctx, request in rows:
-        cached, query, held = cache_length(ctx), query_length(ctx), len(request.pages)
+        tokens, speculation = ctx.tokens, ctx.spec_decoding_state
+        start, position = tokens.processed_length, tokens.current_position
+        accepted = len(speculation.maybe_accepted_draft_tokens)
+        cached = start + accepted
+        written = cached + position - start + len(speculation.draft_tokens_to_verify)
         lengths.append(cached)
-        longest_query = max(longest_query, query)
-        longest_cache = max(longest_cache, cache_valid_length(ctx, params))
+        if written - cached > longest_query:
+            longest_query = written - cached
+        if written + drafts > longest_cache:
+            longest_cache = written + drafts
         if request.dummy:
             used.append(0)
             continue
+        pending = ctx.pending_future_count
+        required = position + accepted + state.tokens_ahead - (pending if pending > 1 else 1)
         # With several placeholders the forward writes one slot more than LEN-1 asks for.
-        needed = max(required_pages(ctx, params), ceil_div(cached + query, size))
-        if needed > held:
+        needed = -(-(required if required > written else written) // size)
+        if needed > len(request.pages):
+            held = len(request.pages)
             raise BlocksNotAllocatedError(ctx.request_id, needed=needed, allocated=held)
-        columns = max(columns, needed)
+        if needed > columns:
+            columns = needed
         used.append(needed)
     if max_cache_length is not None:
         asked, total = ceil_div(max_cache_length, size), state.pools[replica_idx].total

@@ -3,8 +3,10 @@
 Rules ALLOC-3 to ALLOC-8 and METRIC-6, and the probes of ALLOC-14.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from pagedkv.engine.planner.fates import MissReason
 from pagedkv.engine.planner.pages import PagePool
@@ -14,6 +16,9 @@ from pagedkv.reference.identity import PageKey
 from pagedkv.reference.lengths import identifiable_tokens, required_pages
 from pagedkv.reference.metrics import PrefixCacheHits
 from pagedkv.reference.tier_names import TierName
+
+NO_HITS = PrefixCacheHits()
+"""Of the many allocations that find nothing, or have nothing to look up."""
 
 Hits = list["int | Load"]
 """Blocks of a cached prefix: the device page that holds one, or where it has to come from."""
@@ -25,6 +30,8 @@ class Need:
 
     hits: Sequence["int | Load"]
     """The cached prefix that it would use."""
+    loads: bool
+    """Whether any of it is not on the device yet."""
     kept: int
     """Leading pages that the request holds and keeps in their places."""
     moved: int
@@ -63,8 +70,8 @@ def need_of(
         raise ValueError(f"hit_limit is {hit_limit}; use 0 or more, or None for no limit")
     needed, held = required_pages(ctx, state.params), len(request.pages)
     if needed <= held or request.dummy:
-        return Need((), held, 0, 0, (), count, count)
-    hits = _match(state, request, replica_idx, count)
+        return Need((), False, held, 0, 0, (), count, count)
+    hits, loads = _match(state, request, replica_idx, count)
     found = request.committed + len(hits)
     if hit_limit is not None:
         hits = hits[:hit_limit]
@@ -76,8 +83,13 @@ def need_of(
         hits = []
     kept = request.committed if hits else held
     moved = min(held - kept, needed - kept - len(hits))
-    shared = [page for hit in hits if (page := page_of(hit)) is not None]
-    return Need(hits, kept, moved, needed - kept - moved - len(shared), shared, waited_for, found)
+    shared: Sequence[int]
+    if loads:
+        shared = [page for hit in hits if (page := page_of(hit)) is not None]
+    else:
+        shared = cast("list[int]", hits)
+    fresh = needed - kept - moved - len(shared)
+    return Need(hits, loads, kept, moved, fresh, shared, waited_for, found)
 
 
 def page_of(hit: "int | Load") -> int | None:
@@ -87,18 +99,27 @@ def page_of(hit: "int | Load") -> int | None:
 
 def misses_of(
     state: State, request: Request, ctx: Context, replica_idx: int, need: Need, count: int
-) -> list[MissReason]:
+) -> dict[MissReason, int]:
     """Why the blocks that are looked up for the first time are nowhere (METRIC-6)."""
     if request.fenced or not state.caching:
-        return []
+        return {}
     known = max(request.looked_up, ctx.tokens.processed_length // state.page_size)
-    too_slow: list[MissReason] = ["too_slow"] * (need.found - max(known, need.waited_for))
-    return too_slow + [
-        _why_missing(state, request, key)
-        for key in request.keys[max(known, need.found) : count]
-        # A block behind the gap that is still somewhere is no loss, only out of reach.
-        if not _is_somewhere(state, replica_idx, key, request.avoided)
-    ]
+    keys = request.keys[max(known, need.found) : count]
+    pool, avoided = state.pools[replica_idx], request.avoided
+    # A block behind the gap that is still somewhere is no loss, only out of reach.
+    if state.is_alone and not pool.loading:
+        shards = pool.page_of.shards
+        missing = [key for key in keys if key not in shards[key[-1]]]
+    else:
+        missing = [key for key in keys if not is_somewhere(state, replica_idx, key, avoided)]
+    if avoided:
+        reasons = dict(Counter(why_missing(state, request, key) for key in missing))
+    else:
+        reasons = state.fates.tally(missing)
+    too_slow = need.found - max(known, need.waited_for)
+    if too_slow > 0:
+        reasons["too_slow"] = reasons.get("too_slow", 0) + too_slow
+    return reasons
 
 
 def fast_prefix(state: State, ctx: Context, replica_idx: int) -> int | None:
@@ -132,13 +153,13 @@ def lookup_count(state: State, request: Request, ctx: Context) -> int:
     return count
 
 
-def count_hits(hits: Sequence["int | Load"]) -> PrefixCacheHits:
-    """``hits`` by tier."""
-    by_tier = {"device": 0, "peer": 0, "host": 0, "disk": 0, "store": 0}
-    for hit in hits:
-        if isinstance(hit, Load):
-            by_tier[hit.tier] += 1
-    by_tier["device"] = len(hits) - sum(by_tier.values())
+def hits_of(need: Need) -> PrefixCacheHits:
+    """What would be hit, by tier."""
+    if not need.hits:
+        return NO_HITS
+    if not need.loads:
+        return PrefixCacheHits(device_blocks=len(need.hits))
+    by_tier = Counter(hit.tier if isinstance(hit, Load) else "device" for hit in need.hits)
     return PrefixCacheHits(**{f"{tier}_blocks": n for tier, n in by_tier.items()})
 
 
@@ -160,26 +181,34 @@ def hit_counts(state: State, ctx: Context) -> list[PrefixCacheHits]:
     stranger = Request(replica=0)
     count = lookup_count(state, stranger, ctx)
     return [
-        count_hits(need_of(state, stranger, ctx, replica, count).hits)
+        hits_of(need_of(state, stranger, ctx, replica, count))
         if replica not in state.poisoned
         else PrefixCacheHits()
         for replica in range(len(state.pools))
     ]
 
 
-def _match(state: State, request: Request, replica_idx: int, count: int) -> Hits:
-    """The contiguous cached run after the committed pages (ALLOC-4 to ALLOC-6)."""
+def _match(state: State, request: Request, replica_idx: int, count: int) -> tuple[Hits, bool]:
+    """The contiguous cached run after the committed pages (ALLOC-4 to ALLOC-6).
+
+    And whether any of it is not on the device yet.
+    """
     hits: Hits = []
+    loads = False
     if not state.caching or request.fenced:
-        return hits
+        return hits, loads
     shards = state.pools[replica_idx].page_of.shards
     for key in request.keys[request.committed : count]:
         page = shards[key[-1]].get(key)
-        hit = page if page is not None else _find(state, replica_idx, key, request.avoided)
-        if hit is None:
+        if page is not None:
+            hits.append(page)
+            continue
+        load = _find(state, replica_idx, key, request.avoided)
+        if load is None:
             break
-        hits.append(hit)
-    return hits
+        hits.append(load)
+        loads = True
+    return hits, loads
 
 
 def _find(
@@ -211,9 +240,10 @@ def _find_peer(
     return None
 
 
-def _is_somewhere(
+def is_somewhere(
     state: State, replica_idx: int, key: PageKey, avoided: Collection[tuple[str, PageKey]]
 ) -> bool:
+    """Whether a block can be hit, were it not for a gap before it."""
     pool = state.pools[replica_idx]
     return (
         key in pool.page_of.shards[key[-1]]
@@ -223,7 +253,7 @@ def _is_somewhere(
     )
 
 
-def _why_missing(state: State, request: Request, key: PageKey) -> MissReason:
+def why_missing(state: State, request: Request, key: PageKey) -> MissReason:
     """The reason of a miss: what failed this request, or what became of the block (METRIC-6)."""
     for (_, avoided), reason in request.avoided.items():
         if avoided == key:

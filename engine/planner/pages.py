@@ -123,13 +123,21 @@ class PagePool:
             return ()
         return (page for page in self.idle if page in self.dirty and page not in self.pins)
 
-    def hold(self, page: int) -> None:
-        """One more request holds ``page``."""
-        if not self.holders[page]:
-            if page not in self.pins:
-                self._count(page, -1)
-            self.idle.remove(page)
-        self.holders[page] += 1
+    def hold(self, pages: Iterable[int]) -> None:
+        """One more request holds each page."""
+        holders, pins = self.holders, self.pins
+        after, before = self.idle.after, self.idle.before
+        for page in pages:
+            if not holders[page]:
+                if pins or self.dirty:
+                    if page not in pins:
+                        self._count(page, -1)
+                else:
+                    self.num_free -= 1
+                older, younger = before[page], after[page]
+                after[older], before[younger] = younger, older
+                after[page] = ABSENT
+            holders[page] += 1
 
     def release(self, pages: Iterable[int]) -> None:
         """One request less holds each page; the last one puts it in its place (POOL-4, POOL-5).

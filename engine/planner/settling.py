@@ -111,7 +111,7 @@ def _tell_waiting(
     """Every allocation that waits for a failed load is undone when it would return (ALLOC-11)."""
     lost = gives_up(transfer, reason)
     if lost and not transfer.fenced:
-        state.fates.note(at_fault, "failed")
+        state.fates.note(at_fault, "failed", transfer.source)
     miss: MissReason = "too_slow" if reason == "timeout" else "failed"
     source = source_name(transfer.source, transfer.source_replica)
     for request in state.requests.values():

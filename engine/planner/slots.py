@@ -9,18 +9,22 @@ from pagedkv.engine.planner.fates import Fates
 from pagedkv.engine.planner.key_map import KeyMap
 from pagedkv.engine.planner.recency import RecencyList
 from pagedkv.reference.identity import PageKey
+from pagedkv.reference.tier_names import LowerTier
 
 
 class TierSlots:
     """Slots ``0 .. capacity - 1``; a reserved one counts from its reservation on.
 
     Args:
+        name: Which tier it is.
         capacity: Most blocks, those in flight included.
         fates: Where evictions are noted.
         writes_left: Blocks that may still be written under the daily budget; ``None``: no budget.
     """
 
-    def __init__(self, capacity: int, fates: Fates, writes_left: int | None = None) -> None:
+    def __init__(
+        self, name: LowerTier, capacity: int, fates: Fates, writes_left: int | None = None
+    ) -> None:
         self.capacity = capacity
         self.writes_left = writes_left
         self.slot_of = KeyMap()
@@ -43,6 +47,7 @@ class TierSlots:
         """Slots whose block was given up since somebody has last emptied this list: what persists
         of it has to go."""
         self._unused = list(range(capacity - 1, -1, -1))
+        self._name: LowerTier = name
         self._fates = fates
 
     @property
@@ -90,7 +95,7 @@ class TierSlots:
             self.given_up.append(slot)
             self.visible[slot] = 0
             self.evictions += 1
-            self._fates.note([lost], "evicted")
+            self._fates.note([lost], "evicted", self._name)
         if self.writes_left is not None:
             self.writes_left -= 1
         self.slot_of[key], self.key_of[slot], self.parent_of[slot] = slot, key, parent

@@ -66,8 +66,10 @@ class AllocPlan:
     """Start of the active window once the allocation returns."""
     looked_up: int
     """Leading pages that the look-up has reached."""
-    misses: Sequence[MissReason] = ()
+    misses: dict[MissReason, int] = field(default_factory=dict)
     """Why the blocks that were looked up for the first time and not found are nowhere."""
+    found: Sequence["int | Load"] = ()
+    """The hits one by one: the device page that holds a block, or where it comes from."""
 
 
 @dataclass(eq=False, slots=True)
@@ -140,6 +142,8 @@ class State:
     """Transfers that nobody has begun to move yet."""
     poisoned: dict[int, str] = field(default_factory=dict)
     """Replicas whose device has failed, and how (FAIL-2)."""
+    failing: dict[int, str] = field(default_factory=dict)
+    """Replicas that will be poisoned as soon as the last copy to or from them has ended."""
     tracer: Tracer | None = None
     """Receives the events. Without one, none is made."""
 
@@ -148,6 +152,11 @@ class State:
         """Tokens per page."""
         self.caching = self.params.enable_prefix_caching
         """Whether requests reuse the pages of a common prefix."""
+        drafts, is_block = self.params.num_draft_tokens, self.params.speculative_method == "dflash"
+        self.tokens_ahead = 2 * drafts + is_block + 1
+        """Tokens after its window that a request needs room for, see LEN-1."""
+        self.is_alone = len(self.pools) == 1 and not self.lower.tiers
+        """Whether content can be nowhere but on the one device."""
         self.copies_from_peers = self.params.enable_dp_cross_replica_prefix_copy
         """Whether a block on another replica is copied from there (ALLOC-10)."""
         self.drafts_look_ahead = self.params.speculative_method in ("eagle", "mtp")
@@ -187,8 +196,9 @@ class State:
             ReplicaIndexError: There is no such replica (CLAIM-3).
         """
         self.pool(replica_idx)
-        if replica_idx in self.poisoned:
-            raise ReplicaPoisonedError(replica_idx, self.poisoned[replica_idx])
+        reason = self.poisoned.get(replica_idx) or self.failing.get(replica_idx)
+        if reason is not None:
+            raise ReplicaPoisonedError(replica_idx, reason)
 
     def settled_request(self, request_id: Hashable, replica_idx: int, call: str) -> Request:
         """A claimed request without a planned allocation.

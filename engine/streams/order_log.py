@@ -11,7 +11,14 @@ What an entry says, and how such a log is checked, is in docs/stream-order.md.
 import json
 from collections.abc import Callable, Iterable, Sequence
 
-from pagedkv.engine.streams.stream import Access, Copy, StreamEvent, StreamName, Streams
+from pagedkv.engine.streams.stream import (
+    Access,
+    Copy,
+    DeviceFailedError,
+    StreamEvent,
+    StreamName,
+    Streams,
+)
 
 HOST = "host"
 """The name of the program itself, among the names of streams."""
@@ -141,7 +148,11 @@ class LoggedStreams(Streams):
     async def finished(self, event: StreamEvent) -> None:
         """Return once ``event`` is done."""
         event = own(event)
-        await self.inner.finished(event.inner)
+        try:
+            await self.inner.finished(event.inner)
+        except DeviceFailedError:
+            event.seen()  # not done, but over: nothing goes on there
+            raise
         event.seen()
 
     async def aclose(self) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from queue import SimpleQueue
 from typing import TypeAlias
 
+import numpy as np
+
 from pagedkv.engine.streams.stream import (
     Access,
     Copy,
@@ -20,10 +22,15 @@ Work: TypeAlias = tuple[Sequence[Copy], Sequence[ThreadEvent], ThreadEvent]
 
 
 def copy_rows(copies: Iterable[Copy]) -> None:
-    """Copy now; other Python threads run meanwhile."""
+    """Copy now; other Python threads run meanwhile.
+
+    With numpy, on one thread: torch shares a copy among as many threads as there are cores, and on
+    a busy machine each waits for the slowest (half a MiB took 6 ms instead of 0.01 ms).
+    """
     for copy in copies:
-        target = copy.target.rows[copy.target_row : copy.target_row + copy.count]
-        target.copy_(copy.source.rows[copy.source_row : copy.source_row + copy.count])
+        target = copy.target.rows.numpy()[copy.target_row : copy.target_row + copy.count]
+        source = copy.source.rows.numpy()
+        np.copyto(target, source[copy.source_row : copy.source_row + copy.count])
 
 
 def own(event: StreamEvent) -> ThreadEvent:

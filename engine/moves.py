@@ -1,0 +1,210 @@
+"""Transfers on their way: each is moved beside the loop, and then lands or fails on it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from pagedkv.engine.loop_thread import LoopThread
+from pagedkv.engine.movers.copier import Marks
+from pagedkv.engine.movers.mover import MoveFailedError, Mover
+from pagedkv.engine.observability.operator_log import OperatorLog
+from pagedkv.engine.observability.watch import Watch
+from pagedkv.engine.planner import settling
+from pagedkv.engine.planner.state import State
+from pagedkv.engine.planner.transfer import Transfer
+from pagedkv.engine.streams.stream import DeviceFailedError
+from pagedkv.reference.identity import PageKey
+from pagedkv.reference.tier_names import FailReason
+
+logger = logging.getLogger(__name__)
+
+
+class Moves:
+    """Moves what the planner has issued, and tells it how that ended.
+
+    Args:
+        state: The planner's.
+        mover: Moves bytes.
+        shards: Devices per replica.
+        when_settled: Called on the loop after each transfer that has landed or failed.
+        log: Is told of failures.
+        auto_land: Whether transfers are moved when they are issued, or by :meth:`land`.
+        debug_loop: With ``use_debug_tiered_mode``: where they are moved one at a time, while the
+            caller stands still.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        mover: Mover,
+        shards: int,
+        when_settled: Callable[[], None],
+        log: OperatorLog,
+        *,
+        auto_land: bool,
+        debug_loop: LoopThread | None,
+    ) -> None:
+        self.watch: Watch | None = None
+        """Is told of transfers, if anybody observes."""
+        self._log = log
+        self._state = state
+        self._mover = mover
+        self._shards = shards
+        self._when_settled = when_settled
+        self._auto_land = auto_land
+        self._debug_loop = debug_loop
+        self._marks: dict[str, Marks] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._held_back: list[Transfer] = []
+        self._failing: set[asyncio.Task[None]] = set()
+
+    def begin(self, transfers: Iterable[Transfer]) -> None:
+        """Note where the devices are, before another forward is launched, and move the bytes."""
+        for transfer in transfers:
+            if transfer.id not in self._state.in_flight:
+                continue  # its device was found to have failed, by one before it
+            if self.watch is not None:
+                self.watch.transfer_issued(transfer)
+            try:
+                self._marks[transfer.id] = self._mover.copier.mark(transfer)
+            except DeviceFailedError as error:
+                self._settle(transfer, error)
+                continue
+            if not self._auto_land:
+                continue
+            if self._debug_loop is not None:
+                self._settle(transfer, self._debug_loop.run(self._moved(transfer)))
+                continue
+            task = asyncio.get_running_loop().create_task(self._move(transfer))
+            self._tasks[transfer.id] = task
+
+    def hold_back(self, transfers: Sequence[Transfer]) -> None:
+        """Begin ``transfers`` when the forward that writes their pages has been launched."""
+        self._held_back += transfers
+
+    def begin_held_back(self) -> None:
+        """The forward was launched."""
+        held_back, self._held_back = self._held_back, []
+        self.begin(held_back)
+
+    async def land(self, transfer_id: str) -> None:
+        """Move the bytes of a transfer now.
+
+        Raises:
+            UnknownTransferError: It is not in flight.
+        """
+        await self._move(settling.find(self._state, transfer_id))
+
+    def fail(self, transfer_id: str, reason: FailReason, keys: Iterable[PageKey] | None) -> None:
+        """A transfer that nobody moves has failed.
+
+        Raises:
+            UnknownTransferError: It is not in flight.
+            ValueError: ``keys`` names a block that it does not carry.
+        """
+        transfer = settling.find(self._state, transfer_id)
+        self._fail(transfer, reason, transfer.keys if keys is None else tuple(keys))
+        self._marks.pop(transfer_id, None)
+
+    def poison(self, replica_idx: int, reason: str) -> None:
+        """The device of a replica has failed (FAIL-2).
+
+        Work is refused from now on. Its transfers fail when the last copy to or from it has ended:
+        until then their slots must not be given to others.
+        """
+        self._state.pool(replica_idx)
+        if replica_idx in self._state.poisoned or replica_idx in self._state.failing:
+            return
+        if not self._running_on(replica_idx):
+            self._poison_now(replica_idx, reason)
+            return
+        self._state.failing[replica_idx] = reason
+        task = asyncio.get_running_loop().create_task(self._poison_later(replica_idx, reason))
+        self._failing.add(task)
+        task.add_done_callback(self._failing.discard)
+
+    async def settled(self, transfer_ids: Iterable[str]) -> None:
+        """Wait for transfers; where nothing lands by itself, land them."""
+        for transfer_id in transfer_ids:
+            if task := self._tasks.get(transfer_id):
+                await asyncio.wait([task])
+            elif transfer_id in self._state.in_flight and not self._auto_land:
+                await self.land(transfer_id)
+
+    async def drained(self) -> None:
+        """Wait until nothing is in flight."""
+        while self._state.in_flight:
+            await self.settled(list(self._state.in_flight))
+        if self._failing:
+            await asyncio.wait(self._failing)
+
+    async def cancel(self) -> None:
+        """Give up what is on its way, whatever becomes of it."""
+        tasks = [*self._tasks.values(), *self._failing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _running_on(self, replica_idx: int) -> list[asyncio.Task[None]]:
+        """Moves that copy to or from the replica's devices."""
+        state = self._state
+        return [
+            task
+            for transfer_id, task in self._tasks.items()
+            if (transfer := state.in_flight.get(transfer_id)) is not None
+            and replica_idx in (transfer.replica, transfer.source_replica)
+        ]
+
+    async def _poison_later(self, replica_idx: int, reason: str) -> None:
+        while running := self._running_on(replica_idx):
+            await asyncio.wait(running)
+        del self._state.failing[replica_idx]
+        self._poison_now(replica_idx, reason)
+        self._when_settled()
+
+    def _poison_now(self, replica_idx: int, reason: str) -> None:
+        settling.poison(self._state, replica_idx, reason)
+        self._log.replica_poisoned(replica_idx, reason)
+        if self.watch is not None:
+            self.watch.replica_poisoned()
+
+    def _fail(self, transfer: Transfer, reason: FailReason, keys: Collection[PageKey]) -> None:
+        settling.fail(self._state, transfer.id, reason, keys)
+        self._log.transfer_failed(transfer, reason, len(keys))
+        if self.watch is not None:
+            self.watch.transfer_settled(transfer.id, reason)
+
+    async def _move(self, transfer: Transfer) -> None:
+        try:
+            failure = await self._moved(transfer)
+        finally:
+            self._tasks.pop(transfer.id, None)
+        self._settle(transfer, failure)
+
+    async def _moved(self, transfer: Transfer) -> MoveFailedError | DeviceFailedError | None:
+        """Move the bytes; what went wrong."""
+        try:
+            await self._mover.move(transfer, self._marks.pop(transfer.id))
+        except (MoveFailedError, DeviceFailedError) as error:
+            return error
+        except Exception:
+            # A bug, or a backend's own error: a miss all the same, never a hang (TIER-6).
+            logger.exception("%r has failed in a way that is not foreseen", transfer)
+            return MoveFailedError("io_error", transfer.keys)
+        return None
+
+    def _settle(
+        self, transfer: Transfer, failure: MoveFailedError | DeviceFailedError | None
+    ) -> None:
+        if transfer.id in self._state.in_flight:
+            match failure:
+                case None:
+                    settling.land(self._state, transfer.id)
+                    if self.watch is not None:
+                        self.watch.transfer_settled(transfer.id, None)
+                case MoveFailedError(reason=reason, keys=keys):
+                    self._fail(transfer, reason, keys)
+                case DeviceFailedError(device_idx=device_idx, reason=text):
+                    self._fail(transfer, "unavailable", transfer.keys)
+                    self.poison(device_idx // self._shards, text)
+        self._when_settled()
