@@ -1,5 +1,6 @@
 """The asyncio manager: the planner decides on the event loop, the movers work beside it."""
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Sequence
@@ -11,6 +12,7 @@ import torch
 
 from pagedkv.engine.admission import AdmissionQueue
 from pagedkv.engine.disk.files import REAL_FILES, Files
+from pagedkv.engine.disk.io_queue import to_the_end
 from pagedkv.engine.identity import PageHasher
 from pagedkv.engine.input_tables import InputTables
 from pagedkv.engine.loop_thread import LoopThread
@@ -179,6 +181,7 @@ class PagedKVCacheManager:
         )
         self._checks = enable_runtime_checks
         self._closed = False
+        self._closing: asyncio.Future[None] | None = None
 
     @classmethod
     @asynccontextmanager
@@ -200,8 +203,9 @@ class PagedKVCacheManager:
         Opening, which may read a large index or map much memory, does not hold up the loop.
         Arguments and errors are those of the class.
         """
-        manager = await anyio.to_thread.run_sync(
-            lambda: cls(
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(
+                cls,
                 params,
                 session,
                 total_num_pages,
@@ -213,6 +217,12 @@ class PagedKVCacheManager:
                 files=files,
             )
         )
+        try:
+            manager = await to_the_end(opening)
+        except asyncio.CancelledError:
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().aclose()
+            raise
         try:
             yield manager
         finally:
@@ -333,6 +343,8 @@ class PagedKVCacheManager:
             InsufficientBlocksError: It does not fit; nothing was changed.
         """
         self._check_open()
+        if self._watch is not None:
+            self._watch.alloc_planning()
         plan = allocation.begin_alloc(self._state, ctx, replica_idx, hit_limit)
         if self._watch is not None:
             self._watch.alloc_planned(ctx, plan)
@@ -739,9 +751,23 @@ class PagedKVCacheManager:
         await self._beside(self._tiers.crash())
 
     async def shutdown(self) -> None:
-        """Write what was accepted, then refuse every further call (CLOSE-1); twice is harmless."""
-        if self._closed:
-            return
+        """Write what was accepted, then refuse every further call (CLOSE-1).
+
+        A second call waits for the first. Cancelling it changes nothing, and returns at the end.
+        """
+        if not self._closed:
+            self._closing = asyncio.ensure_future(self._close())
+        if self._closing is not None:
+            await to_the_end(self._closing)
+
+    async def aclose(self) -> None:
+        """The same as :meth:`shutdown`."""
+        await self.shutdown()
+
+    # --- internals --------------------------------------------------------------------------
+
+    def _close(self) -> Coroutine[Any, Any, None]:
+        """Refuse every further call; what is left to do."""
         self._closed = True
         state = self._state
         for queue in self._queues:
@@ -751,6 +777,10 @@ class PagedKVCacheManager:
         for request_id, request in state.requests.items():
             if request.plan is not None:
                 allocation.cancel_alloc(state, request_id, request.replica)
+        return self._write_and_give_back()
+
+    async def _write_and_give_back(self) -> None:
+        state = self._state
         try:
             await self._moves.drained()
             # One page at a time: each that lands makes room below for the next.
@@ -768,12 +798,6 @@ class PagedKVCacheManager:
             await self._beside(self._tiers.aclose([] if disk is None else disk.oldest_first()))
             if self._debug_loop is not None:
                 self._debug_loop.close()
-
-    async def aclose(self) -> None:
-        """The same as :meth:`shutdown`."""
-        await self.shutdown()
-
-    # --- internals --------------------------------------------------------------------------
 
     def _plan_state(
         self, total_num_pages: int, total_num_host_pages: int, tracer: Tracer | None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from pagedkv.engine.loop_thread import LoopThread
@@ -53,12 +54,13 @@ class Moves:
         self._when_settled = when_settled
         self._auto_land = auto_land
         self._debug_loop = debug_loop
+        self._debug_queue: deque[Transfer] = deque()
         self._marks: dict[str, Marks] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._held_back: list[Transfer] = []
         self._failing: set[asyncio.Task[None]] = set()
 
-    def begin(self, transfers: Iterable[Transfer]) -> None:
+    def begin(self, transfers: Sequence[Transfer]) -> None:
         """Note where the devices are, before another forward is launched, and move the bytes."""
         for transfer in transfers:
             if transfer.id not in self._state.in_flight:
@@ -73,10 +75,21 @@ class Moves:
             if not self._auto_land:
                 continue
             if self._debug_loop is not None:
-                self._settle(transfer, self._debug_loop.run(self._moved(transfer)))
+                self._debug_queue.append(transfer)
                 continue
             task = asyncio.get_running_loop().create_task(self._move(transfer))
             self._tasks[transfer.id] = task
+
+        if len(self._debug_queue) == len(transfers):  # Otherwise somebody below is at it.
+            self._move_one_by_one()
+
+    def _move_one_by_one(self) -> None:
+        """In the order of their issue, follow-ups last (XFER-6)."""
+        while self._debug_loop is not None and self._debug_queue:
+            transfer = self._debug_queue[0]
+            failure = self._debug_loop.run(self._moved(transfer))
+            self._settle(transfer, failure)
+            self._debug_queue.popleft()
 
     def hold_back(self, transfers: Sequence[Transfer]) -> None:
         """Begin ``transfers`` when the forward that writes their pages has been launched."""

@@ -164,17 +164,20 @@ async def _all_of(keys: Sequence[PageKey], moves: Sequence[Coroutine[Any, Any, N
     """Run ``moves``, one per block, to their end, whatever becomes of the others.
 
     Raises:
-        MoveFailedError: Some have failed; those that failed in the way of the first.
+        MoveFailedError: Some have failed, and the first of them for the reason that is given. All
+            are named: whatever went wrong with a block that was read, it is lost (TIER-6).
     """
     results = await asyncio.gather(*moves, return_exceptions=True)
-    failed: dict[FailReason, list[PageKey]] = {}
+    failed: list[PageKey] = []
+    reasons: list[FailReason] = []
     for key, result in zip(keys, results, strict=True):
         if isinstance(result, BlockDamagedError | OSError):
-            failed.setdefault(_reason(result), []).append(key)
+            failed.append(key)
+            reasons.append(_reason(result))
         elif isinstance(result, BaseException):
             raise result
-    for reason, lost in failed.items():
-        raise MoveFailedError(reason, lost)
+    if failed:
+        raise MoveFailedError(reasons[0], failed)
 
 
 def _reason(error: BlockDamagedError | OSError) -> FailReason:

@@ -1,9 +1,12 @@
 """Remembers what allocations found, so that somebody can ask why."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
 from pagedkv.engine.observability.explanation import BlockRun, Explanation, Outcome
 from pagedkv.engine.observability.observer import Observer
@@ -38,8 +41,7 @@ class _Loading:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
+class _Finding(NamedTuple):
     """What there is to say of one block, or of a run of them."""
 
     outcome: Outcome
@@ -47,6 +49,9 @@ class _Finding:
     reason: MissReason | None = None
     joined: bool = False
     load: _Loading | None = None
+
+
+ON_DEVICE = _Finding("hit", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,11 @@ class Explainer(Observer):
             self._loads.setdefault(transfer_id, _Loading())
         story = self._live.setdefault(request_id, _Story(request.replica))
         story.plans += not request.admitted
-        story.runs = [run for run in story.runs if run.last < request.committed]
+        story.runs = [
+            replace(run, last=min(run.last, request.committed - 1))
+            for run in story.runs
+            if run.first < request.committed
+        ]
         story.runs += self._runs_of(self._watch.state, request, plan)
 
     def alloc_ended(self, alloc: AllocRecord) -> None:
@@ -175,10 +184,11 @@ class Explainer(Observer):
         now_s = self._watch.clock()
         first = request.committed
         findings = self._findings_of(state, request, plan)
-        for finding, group in groupby(findings, key=lambda found: found[0]):
+        for finding, group in groupby(findings, key=itemgetter(0)):
             keys = [key for _, key in group]
-            lost_s = max((self._losses[k][1] for k in keys if k in self._losses), default=None)
-            ago_s = now_s - lost_s if finding.outcome == "missed" and lost_s is not None else None
+            ago_s = None
+            if finding.outcome == "missed" and any(key in self._losses for key in keys):
+                ago_s = now_s - max(self._losses[key][1] for key in keys if key in self._losses)
             yield _Run(first, first + len(keys) - 1, finding, ago_s)
             first += len(keys)
 
@@ -192,7 +202,7 @@ class Explainer(Observer):
         start, end = request.committed, request.committed + len(plan.found)
         for hit, key in zip(plan.found, request.keys[start:end], strict=True):
             if not isinstance(hit, Load):
-                yield _Finding("hit", "device"), key
+                yield ON_DEVICE, key
             elif hit.joined is not None:
                 load = self._loads[hit.joined.id]
                 yield _Finding("hit", hit.tier, joined=True, load=load), key
@@ -200,7 +210,7 @@ class Explainer(Observer):
                 yield _Finding("hit", hit.tier, load=loads[hit.tier, hit.peer]), key
         gap = False
         for key in request.keys[end : plan.looked_up]:
-            tier = _where(state, request, key)
+            tier = self._where(state, request, key)
             gap = gap or tier is None
             if tier is None:
                 reason = matching.why_missing(state, request, key)
@@ -214,15 +224,18 @@ class Explainer(Observer):
                     key,
                 )
 
-
-def _where(state: State, request: Request, key: PageKey) -> TierName | None:
-    """The fastest tier that has a block, were it not for a gap before it."""
-    if not matching.is_somewhere(state, request.replica, key, request.avoided):
-        return None
-    pool = state.pools[request.replica]
-    if key in pool.page_of or key in pool.loading:
-        return "device"
-    return state.lower.fastest(key, request.avoided) or "peer"
+    def _where(self, state: State, request: Request, key: PageKey) -> TierName | None:
+        """The fastest tier that had a block when the planning began."""
+        assert self._watch is not None
+        lost_by, lost_s = self._losses.get(key, (None, -math.inf))
+        if lost_s >= self._watch.planning_s:
+            return lost_by  # to make room for this very allocation
+        if not matching.is_somewhere(state, request.replica, key, request.avoided):
+            return None
+        pool = state.pools[request.replica]
+        if key in pool.page_of or key in pool.loading:
+            return "device"
+        return state.lower.fastest(key, request.avoided) or "peer"
 
 
 def _as_told(run: _Run) -> BlockRun:

@@ -82,7 +82,7 @@ class Explanation:
     """Where it was allocated."""
     runs: Sequence[BlockRun]
     """Its full blocks, in order, as far as they were looked up. The last token is always computed,
-    and with it the block that it is in."""
+    and with it the block that it is in; so are blocks between an admission and a later hit."""
     plans: int
     """How often it was planned until it was admitted: more than once if a load failed."""
     queue_s: float | None = None

@@ -201,7 +201,7 @@ class Timeline(Observer):
             return None
         try:
             return self._watch.streams.record(device_idx)
-        except DeviceFailedError:
+        except RuntimeError:  # the device has failed, or the manager is closed
             return None
 
     async def _forward_ends(

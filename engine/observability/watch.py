@@ -42,6 +42,8 @@ class Watch:
         """Seconds that never go back."""
         self.observers: list[Observer] = []
         """Who is told, in this order."""
+        self.planning_s = 0.0
+        """When the latest planning of an allocation began."""
         self.transfers: dict[str, TransferRecord] = {}
         """Transfers in flight, by name; those issued before anybody observed are not here."""
         self._waiting: dict[str, list[Hashable]] = {}
@@ -68,6 +70,10 @@ class Watch:
                 del self._allocs[ctx.request_id]
             for observer in self.observers:
                 observer.alloc_ended(alloc)
+
+    def alloc_planning(self) -> None:
+        """An allocation looks for its blocks, and then takes pages from others."""
+        self.planning_s = self.clock()
 
     def alloc_planned(self, ctx: Context, plan: AllocPlan) -> None:
         """An allocation has its pages; its loads are issued now."""
