@@ -57,7 +57,7 @@ def check(*rules: str, needs: tuple[Capability, ...] = ()) -> Callable[[CheckFun
         made = Check(
             f"{section}.{run.__name__}",
             tuple(rule_of(name) for name in rules),
-            frozenset(needs) | {"device"},
+            frozenset[Capability]({*needs, "device"}),
             run,
         )
         if made.id in CHECKS:

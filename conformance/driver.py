@@ -143,6 +143,13 @@ class Driver(Environment):
         if self.twin:
             self.twin.shutdown()
 
+    def crash(self) -> None:
+        """The manager's process dies; said by ``crash``, to managers that have it."""
+        self.closed = True
+        if callable(getattr(self.manager, "crash", None)):
+            self.log.call("manager.crash()")
+            self.manager.crash()
+
     def give_up(self) -> None:
         """Close the manager whatever state it is in, so that it holds nothing any more."""
         for driver in (self, self.twin):

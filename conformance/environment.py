@@ -17,14 +17,17 @@ from pagedkv.reference.tier_names import FailReason
 class Environment(Server):
     """Begins allocations, and decides when and whether their loads arrive."""
 
-    def begin(self, ctx: TextContext) -> Pending:
-        """``begin_alloc``: plan, and issue the loads."""
+    def begin(self, ctx: TextContext, hit_limit: int | None = None) -> Pending:
+        """``begin_alloc``: plan, and issue the loads, for ``hit_limit`` blocks at most."""
         name, request = ctx.request_id, self.model.requests[ctx.request_id]
-        found = self.model.find(ctx, request.replica, request)
+        found = self.model.find(ctx, request.replica, request, hit_limit)
         observed = self.observe()
-        self.log.call(f"manager.begin_alloc({name_of(ctx)}, {request.replica})", ctx)
+        # Only managers with ``prefetch`` know the argument.
+        limit = () if hit_limit is None else (hit_limit,)
+        shown = ", ".join(map(str, (name_of(ctx), request.replica, *limit)))
+        self.log.call(f"manager.begin_alloc({shown})", ctx)
         try:
-            plan = self.manager.begin_alloc(ctx, request.replica)
+            plan = self.manager.begin_alloc(ctx, request.replica, *limit)
         except Exception as error:
             if is_error(error, InsufficientBlocksError):
                 self.same(observed, "ALLOC-2", f"begin_alloc of {name!r} was refused")
@@ -42,10 +45,10 @@ class Environment(Server):
         self.check()
         return pending
 
-    def begins(self, ctx: TextContext) -> bool:
+    def begins(self, ctx: TextContext, hit_limit: int | None = None) -> bool:
         """:meth:`begin`; whether there were enough pages."""
         try:
-            self.begin(ctx)
+            self.begin(ctx, hit_limit)
         except Exception as error:
             if not is_error(error, InsufficientBlocksError):
                 raise
@@ -95,8 +98,8 @@ class Environment(Server):
     def land(self, transfer: Any) -> None:
         """The bytes of a transfer have arrived."""
         self.log.call(f"manager.land({transfer.id!r})")
-        onload = transfer.kind == "onload" and transfer.id not in self.stale
-        pairs = list(zip(transfer.keys, transfer.pages, strict=True)) if onload else []
+        shows = transfer.target == "device" and transfer.id not in self.stale
+        pairs = list(zip(transfer.keys, transfer.pages, strict=True)) if shows else []
         damaged = transfer.id in self.damaged
         self.manager.land(transfer.id)
         for key, page in pairs:
@@ -105,7 +108,7 @@ class Environment(Server):
 
     def loads(self) -> list[Any]:
         """Transfers in flight that bring blocks to a device; one may bring many."""
-        return [transfer for transfer in self.in_flight() if transfer.kind == "onload"]
+        return [transfer for transfer in self.in_flight() if transfer.target == "device"]
 
     def fail_loads(self, reason: FailReason) -> None:
         """All loads in flight fail."""
@@ -133,8 +136,7 @@ class Environment(Server):
         """A transfer has failed."""
         faults = "" if keys is None else f", {list(keys)!r}"
         self.log.call(f"manager.fail({transfer.id!r}, {reason!r}{faults})")
-        onload = transfer.kind == "onload"
-        pages = list(transfer.pages) if onload else []
+        pages = list(transfer.pages) if transfer.target == "device" else []
         self.manager.fail(transfer.id, reason, keys)
         for page in pages:
             self.model.landed(transfer.replica, page, None, lost=True)

@@ -11,8 +11,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from pagedkv.conformance.bench import Bench
 from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.implementation import Capability, Implementation
 from pagedkv.reference.context import SpecDecodingState, TextContext
@@ -50,6 +52,8 @@ class Admit:
     """Whether the first token stands for an image."""
     chunk: bool = False
     """Whether its prompt is computed in two forwards."""
+    hit_limit: int | None = None
+    """Most blocks of its hit to wait for, where allocations wait."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,18 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Prefetch:
+    """A request that nobody has claimed yet has its prefix loaded into host memory."""
+
+    length: int
+    """Tokens of the prompt."""
+    differs_at: int
+    """Where the prompt departs from all zeros."""
+    crowded: bool = False
+    """Whether another request has taken every page before: what is cached is below, or nowhere."""
+
+
+@dataclass(frozen=True)
 class Reset:
     """The prefix cache is reset."""
 
@@ -166,6 +182,7 @@ Move = (
     | Release
     | Preempt
     | Probe
+    | Prefetch
     | Reset
     | Finish
     | Cancel
@@ -237,6 +254,11 @@ def moves(implementation: Implementation, *, controlled: bool) -> st.SearchStrat
         st.builds(Preempt, place),
     ]
     offered = implementation.capabilities
+    if "prefetch" in offered:
+        kinds.append(st.builds(Prefetch, length, differs_at))
+        if controlled:
+            limit = st.integers(0, 3)
+            kinds.append(st.builds(Admit, length, differs_at, st.integers(0, 1), hit_limit=limit))
     if "probes" in offered:
         kinds.append(st.builds(Probe, length, differs_at))
     if "reset" in offered:
@@ -306,6 +328,11 @@ class Player:
             case Probe(length, differs_at):
                 ctx = self.driver.request(_prompt(length, differs_at), request_id="probe")
                 self.driver.probe(ctx)
+            case Prefetch(length, differs_at, crowded):
+                if crowded:
+                    self.driver.evict_all()
+                ctx = self.driver.request(_prompt(length, differs_at), request_id="waits")
+                self.driver.prefetch(ctx)
             case Reset():
                 self.driver.reset()
             case Finish(which, land):
@@ -337,7 +364,7 @@ class Player:
             driver.chunk(ctx, move.length // 2)
         driver.claim(ctx, move.replica % driver.setup.replicas)
         self.live.append(ctx)
-        self._alloc(ctx)
+        self._alloc(ctx, move.hit_limit)
         return ctx
 
     def _serve(self, length: int, differs_at: int, replica: int) -> None:
@@ -349,10 +376,10 @@ class Player:
         self.live.remove(ctx)
         self.driver.release(ctx)
 
-    def _alloc(self, ctx: TextContext) -> None:
+    def _alloc(self, ctx: TextContext, hit_limit: int | None = None) -> None:
         if not self.controlled:
             self.driver.fits(ctx)
-        elif self.driver.begins(ctx):
+        elif self.driver.begins(ctx, hit_limit):
             self.live.remove(ctx)
             self.waiting.append(ctx)
 
@@ -417,3 +444,77 @@ Run = tuple[Options, list[Move]]
 def runs(implementation: Implementation, *, controlled: bool) -> st.SearchStrategy[Run]:
     """Setups with moves on them."""
     return st.tuples(setups(implementation), moves(implementation, controlled=controlled))
+
+
+def slow_tier_runs(implementation: Implementation, *, controlled: bool) -> st.SearchStrategy[Run]:
+    """Runs in which much is on disk or in a store alone, and loaded ahead of time or left there."""
+    offered, size, place = implementation.capabilities, implementation.page_size, st.integers(0, 7)
+    below: list[Options] = [
+        tiers
+        for tiers, needs in (
+            ({"disk_pages": 6}, {"disk"}),
+            ({"disk_pages": 16}, {"disk"}),
+            ({"store": True}, {"store"}),
+            ({"disk_pages": 6, "store": True}, {"disk", "store"}),
+        )
+        if needs <= offered
+    ]
+    tiers = st.builds(
+        lambda tiers, pages: {"host_pages": pages, "write_policy": "through"} | tiers,
+        st.sampled_from(below),
+        st.integers(1, 3),
+    )
+    prompt = (st.integers(2 * size, 5 * size), st.sampled_from([0, 1, 2 * size, 3 * size + 1]))
+    serve = st.builds(Serve, *prompt, st.integers(0, 1))
+    prefetch = st.builds(Prefetch, *prompt, st.booleans())
+    limit = st.none() | st.integers(0, 3)
+    kinds: list[st.SearchStrategy[Move]] = [
+        *(serve, prefetch, prefetch),
+        st.builds(Admit, *prompt, st.integers(0, 1), hit_limit=limit),
+        st.builds(Forward, st.just(255)),
+        st.builds(Release, place),
+    ]
+    if controlled:
+        kinds += [
+            *(st.builds(Finish, place), st.builds(Land, place), st.builds(LandAll)),
+            st.builds(Fail, place, st.sampled_from(REASONS)),
+        ]
+    if "reset" in offered:
+        kinds.append(st.builds(Reset))
+    warm_up = st.lists(serve, min_size=3, max_size=6).map(
+        lambda served: [m for s in served for m in ((s, LandAll()) if controlled else (s,))]
+    )
+    parts = st.tuples(warm_up, *(st.lists(st.one_of(kinds), max_size=14) for _ in range(3)))
+    setup = st.tuples(setups(implementation), tiers).map(
+        lambda both: both[0] | {"disk_pages": None, "enable_prefix_caching": True} | both[1]
+    )
+    return st.tuples(setup, parts.map(lambda parts: [*chain(*parts)]))
+
+
+def play_runs(bench: Bench, runs: st.SearchStrategy[Run], *, controlled: bool) -> None:
+    """Play generated runs, each on a manager of its own, and shrink one that fails.
+
+    Raises:
+        Violation: A rule that the driver watches is broken.
+    """
+
+    @settings(
+        max_examples=bench.examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        print_blob=False,
+        report_multiple_bugs=False,
+        phases=(Phase.generate, Phase.shrink),
+        # Its metaclass iterates over values of a wrong type.
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+    )
+    @given(runs)
+    def play(run: Run) -> None:
+        options, moves = run
+        with bench.fresh() as inner:
+            driver = inner.driver(auto_land=not controlled, **options)
+            Player(driver, controlled).play(moves)
+            inner.all_clear()
+
+    play()

@@ -27,6 +27,7 @@ Capability = Literal[
     "disk",
     "store",
     "transfers",
+    "prefetch",
     "events",
     "async",
     "mla",
@@ -52,6 +53,7 @@ METHODS: dict[Capability, tuple[str, ...]] = {
     "dummy": ("alloc_dummy",),
     "reserve": ("reserve",),
     "transfers": ("begin_alloc", "finish_alloc", "cancel_alloc", "in_flight", "land", "fail"),
+    "prefetch": ("prefetch",),
     "shutdown": ("shutdown",),
     "poison": ("poison",),
 }
@@ -81,7 +83,8 @@ class Implementation:
     write_policies: tuple[Literal["through", "write_back", "reuse"], ...] = ("through",)
     """Write policies that it knows, the one to use by default first."""
     hash_algorithms: tuple[HashAlgorithm, ...] = get_args(HashAlgorithm)
-    """Hash algorithms that it has (ID-1); checks that need another one are skipped."""
+    """Hash algorithms that it has (ID-1), the one to use by default first; checks that need another
+    one are skipped."""
     page_size: int = 4
     """Tokens per page in checks that do not need another size."""
     deviations: Path | None = None
@@ -178,8 +181,14 @@ class ControlledManager(Protocol):
     which cannot wait, lands the loads that it issues.)
     """
 
-    def begin_alloc(self, ctx: Context, replica_idx: int) -> PlannedAllocation:
-        """Match, take, issue the loads (ALLOC-13)."""
+    def begin_alloc(
+        self, ctx: Context, replica_idx: int, hit_limit: int | None = None
+    ) -> PlannedAllocation:
+        """Match, take, issue the loads (ALLOC-13).
+
+        No more than ``hit_limit`` blocks of the hit are used (ALLOC-15); nobody gives one to a
+        manager without ``prefetch``, which may lack the argument.
+        """
         ...
 
     def finish_alloc(self, ctx: Context, replica_idx: int) -> object:
@@ -202,6 +211,18 @@ class ControlledManager(Protocol):
         self, transfer_id: str, reason: FailReason, keys: Iterable[PageKey] | None = None
     ) -> None:
         """A transfer has failed, through the fault of ``keys``, by default all."""
+        ...
+
+
+class PrefetchingManager(Protocol):
+    """A manager with the capability ``prefetch``: it leaves slow tiers out, or runs ahead of them.
+
+    It serves requests that should not wait for disk and store: ``begin_alloc`` takes a
+    ``hit_limit``, where there is a ``begin_alloc`` (ALLOC-15).
+    """
+
+    def prefetch(self, ctx: Context) -> Sequence[str]:
+        """Load what ``ctx``, claimed or not, could hit into host memory; the transfers' names."""
         ...
 
 

@@ -165,8 +165,11 @@ class Model:
             return False
         if setup.write_policy == "reuse" or not setup.auto_land:
             return False
-        if setup.write_policy == "write_back" and any(d.holds(block) for d in self.devices):
-            return False  # it may be dirty there
+        if setup.write_policy == "write_back" and (
+            any(device.holds(block) for device in self.devices)  # It may be dirty there,
+            or len(self.stored) > (setup.host_pages or len(self.stored))  # or have found no slot.
+        ):
+            return False
         host_takes_chains = self.longest_chain <= (setup.host_pages or self.longest_chain)
         return bool(
             (setup.host_pages and len(self.stored) <= setup.host_pages)
@@ -179,8 +182,13 @@ class Model:
             or (setup.store and host_takes_chains)
         )
 
-    def find(self, ctx: Context, replica: int, request: ModelRequest) -> Found:
-        """How long the hit after the committed pages must and may be (ALLOC-4, ALLOC-5)."""
+    def find(
+        self, ctx: Context, replica: int, request: ModelRequest, hit_limit: int | None = None
+    ) -> Found:
+        """How long the hit after the committed pages must and may be (ALLOC-4, ALLOC-5, ALLOC-15).
+
+        It has ``hit_limit`` blocks at most.
+        """
         size, tokens = self.setup.page_size, ctx.tokens
         caching = self.setup.enable_prefix_caching and not request.fenced and not request.dummy
         if not caching or tokens.active_length == 1 or replica in self.broken:
@@ -195,6 +203,8 @@ class Model:
             if not possible:
                 break
             may = n
+        if hit_limit is not None:
+            must, may = min(must, hit_limit), min(may, hit_limit)
         if self.setup.speculative_method in ("eagle", "mtp"):
             must, may = max(0, must - 1), max(0, may - 1)
 

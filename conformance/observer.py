@@ -24,6 +24,13 @@ from pagedkv.traces.sync_adapter import as_sync
 PATIENCE_S = 10.0
 """Longest wait for transfers that should land by themselves, in seconds."""
 
+SHORTEST_PAUSE_S = 20e-6
+"""First pause of that wait, in seconds: most transfers of the checks are as short. Each next one
+is twice as long as the one before."""
+
+LONGEST_PAUSE_S = 0.001
+"""And so long at most."""
+
 COUNTERS = tuple(f.name for f in fields(KVCacheMetrics) if f.name != "inflight_disk_ops")
 """What a manager counts; the other field is a level."""
 
@@ -159,11 +166,12 @@ class Observer:
         """Wait for transfers that land by themselves, writes between lower tiers among them."""
         if not callable(getattr(self.manager, "pending_transfers_exist", None)):
             return
-        deadline = time.monotonic() + PATIENCE_S
+        deadline, pause_s = time.monotonic() + PATIENCE_S, SHORTEST_PAUSE_S
         while self._transfers_run():
             demand("XFER-2", time.monotonic() < deadline, "transfers do not end")
             self.manager.poll_transfers()
-            time.sleep(0.001)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _transfers_run(self) -> bool:
         replicas = range(self.setup.replicas)

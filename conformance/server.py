@@ -85,6 +85,21 @@ class Server(Observer):
             return False
         return True
 
+    def prefetch(self, ctx: TextContext) -> None:
+        """``prefetch``; no page and no token has anything to do with it."""
+        before, observed = copy.deepcopy(ctx), self.observe()
+        self.log.call(f"manager.prefetch({name_of(ctx)})", ctx)
+        names = list(self.manager.prefetch(ctx))
+        self.log.result(f"loads {names}")
+        what = f"a prefetch for {ctx.request_id!r}"
+        expect("TIER-11", window_of(ctx), window_of(before), f"window after {what}")
+        now = self.observe()
+        expect("TIER-11", now.tables, observed.tables, f"page tables after {what}")
+        expect("TIER-11", now.free, observed.free, f"free pages after {what}")
+        if self.twin:
+            self.twin.prefetch(before)
+        self.check()
+
     def _refused(self, ctx: TextContext, before: TextContext, observed: Observation) -> None:
         name = ctx.request_id
         expect("ALLOC-2", window_of(ctx), window_of(before), f"window of {name!r} after a refusal")

@@ -139,8 +139,8 @@ def other_replicas_go_on(bench: Bench) -> None:
     """The others serve as before, and do not read from the one that has failed."""
     driver = bench.driver(replicas=2)
     driver.serve(bench.prompt(2), 1)
-    driver.serve(bench.prompt(2, 90), 0)
     live = driver.admit(bench.prompt(1, 50), 0)
+    driver.serve(bench.prompt(2, 90), 0)
     driver.poison(1)
     expect("FAIL-2", driver.hit(bench.prompt(2, 90), 0), 2, "blocks that were cached elsewhere")
     expect("FAIL-2", driver.hit(bench.prompt(2), 0), 0, "blocks served by the replica that failed")

@@ -28,7 +28,8 @@ def _play_runs(bench: Bench, *, controlled: bool) -> None:
         print_blob=False,
         report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
+        # Its metaclass iterates over values of a wrong type.
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     @given(runs(bench.implementation, controlled=controlled))
     def play(run: tuple[Options, list[Move]]) -> None:

@@ -4,6 +4,7 @@ import copy
 
 from pagedkv.conformance.bench import Bench
 from pagedkv.conformance.check import check
+from pagedkv.conformance.checks.identity.decoded import decoded
 from pagedkv.conformance.driver import Driver
 from pagedkv.conformance.violation import demand, expect
 from pagedkv.reference.context import TextContext
@@ -137,6 +138,15 @@ def the_token_just_sampled_is_not_committed(bench: Bench) -> None:
         driver.forward(ctx, token=token)
         found = driver.hit([*ctx.tokens.all.tolist(), 0])
         expect("STEP-2", found, written // bench.size, f"pages found when {written} are written")
+
+
+@check("STEP-2", needs=("prefix",))
+def a_long_answer_is_committed_to_its_end(bench: Bench) -> None:
+    """The page that a hundredth generated token fills is found like the first one."""
+    pages = -(-100 // bench.size)
+    driver = bench.driver(total_num_pages=pages + 1)
+    tokens = decoded(driver, range(pages * bench.size - 99), 100)
+    expect("STEP-2", driver.hit(tokens), pages, "pages found of a prompt and its long answer")
 
 
 @check("STEP-2", "LEN-5", needs=("prefix",))

@@ -46,9 +46,13 @@ from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.inputs import BatchCharacteristics, KVCacheInputs, KVCacheInputsPerDevice
 from pagedkv.reference.interfaces import SyncKVCacheManager
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
+from pagedkv.reference.params import HashAlgorithm
 from pagedkv.reference.tensor_types import Buffer
 from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.manager_setup import ManagerSetup
+
+HASH_ALGORITHMS: tuple[HashAlgorithm, ...] = ("sha256", "sha256_64")
+"""Those of our hash algorithms that MAX has, by the same names."""
 
 ANY_LENGTH = 2**40
 """A ``max_length`` that no context reaches."""
@@ -277,7 +281,7 @@ def _params(setup: ManagerSetup) -> MaxParams:
             *("hash_algorithm", "hash_seed", "model_fingerprint", "deduplication"),
             *("speculative_method", "num_draft_tokens"),
         ),
-        hash_algorithms=("sha256", "sha256_64"),
+        hash_algorithms=HASH_ALGORITHMS,
     )
     options = {
         "dtype": DType.int8,
@@ -345,6 +349,7 @@ implementation = Implementation(
     version=version("max"),
     capabilities=frozenset({"device", "prefix", "replicas", "mla", "speculative"}),
     follows=frozenset({"POOL-3", "POOL-4", "POOL-8", "POOL-11", "REL-2", "STEP-4", "ALLOC-10"}),
+    hash_algorithms=HASH_ALGORITHMS,
     page_size=128,
     deviations=Path(__file__).with_name("max_deviations.toml"),
 )

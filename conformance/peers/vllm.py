@@ -45,10 +45,11 @@ from pagedkv.reference.errors import (
 )
 from pagedkv.reference.interfaces import SyncKVCacheManager
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
+from pagedkv.reference.params import HashAlgorithm
 from pagedkv.traces.ceil_div import ceil_div
 from pagedkv.traces.manager_setup import ManagerSetup
 
-HASH_FUNCTIONS = {"sha256": "sha256", "xxh3_128": "xxhash"}
+HASH_FUNCTIONS: dict[HashAlgorithm, str] = {"sha256": "sha256", "xxh3_128": "xxhash"}
 """vLLM's names of our hash algorithms."""
 
 ANY_LENGTH = 2**40
@@ -352,6 +353,7 @@ implementation = Implementation(
     version=version("vllm"),
     capabilities=frozenset({"device", "prefix"}),
     follows=frozenset({"POOL-3", "POOL-4", "POOL-8", "POOL-11", "REL-2"}),
+    hash_algorithms=tuple(HASH_FUNCTIONS),
     page_size=16,
     deviations=Path(__file__).with_name("vllm_deviations.toml"),
 )

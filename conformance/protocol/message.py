@@ -29,3 +29,7 @@ class Message(BaseModel):
     """A line, or a part of one."""
 
     model_config = STRICT
+
+    def as_line(self) -> bytes:
+        """It as JSON, without an end of the line."""
+        return self.model_dump_json().encode()

@@ -98,8 +98,18 @@ class _Calls:
     def alloc(self, data: Context, replica_idx: int) -> None:
         move_window(data, self._context("alloc", data, replica_idx))
 
-    def begin_alloc(self, ctx: Context, replica_idx: int) -> replies.PlanData:
-        plan: replies.PlanData = self._context("begin_alloc", ctx, replica_idx)
+    def begin_alloc(
+        self, ctx: Context, replica_idx: int, hit_limit: int | None = None
+    ) -> replies.PlanData:
+        plan: replies.PlanData = self._ask(
+            requests.BeginAlloc(
+                call="begin_alloc",
+                manager=self._number,
+                context=as_data(ctx),
+                replica_idx=replica_idx,
+                hit_limit=hit_limit,
+            )
+        )
         return plan
 
     def finish_alloc(self, ctx: Context, replica_idx: int) -> None:
@@ -107,6 +117,9 @@ class _Calls:
 
     def cancel_alloc(self, request_id: Hashable, replica_idx: int) -> None:
         self._request("cancel_alloc", request_id, replica_idx)
+
+    def prefetch(self, ctx: Context) -> list[str]:
+        return list(self._look_up("prefetch", ctx))
 
     @contextmanager
     def reserve(self, replica_batches: Sequence[Sequence[Context]]) -> Iterator[None]:
@@ -195,7 +208,7 @@ class _Calls:
     # --- look-ups and counters ----------------------------------------------------------------
 
     def get_prefix_cache_hit_counts(self, ctx: Context) -> list[PrefixCacheHits]:
-        return list(self._ask(requests.LookUp(manager=self._number, context=as_data(ctx))))
+        return list(self._look_up("get_prefix_cache_hit_counts", ctx))
 
     def get_pct_used_blocks_after_allocation(self, ctx: Context, replica_idx: int) -> float:
         return float(self._context("get_pct_used_blocks_after_allocation", ctx, replica_idx))
@@ -241,6 +254,9 @@ class _Calls:
     def shutdown(self) -> None:
         self._plain("shutdown")
 
+    def crash(self) -> None:
+        self._plain("crash")
+
     # --- the kinds of requests; Any: results of the call's own type -----------------------------
 
     def _ask(self, request: requests.Request) -> Any:
@@ -263,6 +279,9 @@ class _Calls:
                 replica_idx=replica_idx,
             )
         )
+
+    def _look_up(self, call: Any, ctx: Context) -> Any:
+        return self._ask(requests.LookUp(call=call, manager=self._number, context=as_data(ctx)))
 
     def _context(self, call: Any, ctx: Context, replica_idx: int) -> Any:
         return self._ask(

@@ -54,7 +54,7 @@ class Introduction(Message):
     hash_algorithms: list[HashAlgorithm] = Field(
         default_factory=lambda: list(get_args(HashAlgorithm)), min_length=1
     )
-    """Hash algorithms that it has (ID-1); by default all."""
+    """Hash algorithms that it has (ID-1), the one to use by default first; left out: all."""
     page_size: Annotated[int, Field(ge=2)]
     """Tokens per page in checks that do not need another size."""
 
@@ -150,6 +150,7 @@ RESULTS: dict[str, Any] = {
     "in_flight": list[TransferData],
     "pending_transfers_exist": bool,
     "get_prefix_cache_hit_counts": list[PrefixCacheHits],
+    "prefetch": list[str],
     "get_pct_used_blocks_after_allocation": float,
     "num_free_blocks": int,
     "total_num_blocks": int,

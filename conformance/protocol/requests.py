@@ -6,7 +6,9 @@
 from typing import Annotated, Literal, Self, get_args
 
 import pydantic
-from pydantic import Field, JsonValue, TypeAdapter, WithJsonSchema
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, WithJsonSchema
+from pydantic.config import JsonDict
+from pydantic.json_schema import SkipJsonSchema
 
 from pagedkv.conformance.protocol.message import STRICT, Count, Hex, Message
 from pagedkv.reference.tier_names import FailReason
@@ -145,6 +147,7 @@ class PlainCall(ManagerRequest):
     call: Literal[
         "close",
         "shutdown",
+        "crash",
         "poll_transfers",
         "in_flight",
         "get_metrics_aggregated",
@@ -187,7 +190,7 @@ class RequestCall(ManagerRequest):
 class ContextCall(ManagerRequest):
     """A call with a context."""
 
-    call: Literal["alloc", "begin_alloc", "finish_alloc", "get_pct_used_blocks_after_allocation"]
+    call: Literal["alloc", "finish_alloc", "get_pct_used_blocks_after_allocation"]
     """The call."""
     context: ContextData
     """The request."""
@@ -195,10 +198,39 @@ class ContextCall(ManagerRequest):
     """Its replica."""
 
 
-class LookUp(ManagerRequest):
-    """What a fresh request would hit."""
+def _without_default(schema: JsonDict) -> None:
+    schema.pop("default", None)
 
-    call: Literal["get_prefix_cache_hit_counts"] = "get_prefix_cache_hit_counts"
+
+class BeginAlloc(ManagerRequest):
+    """Plan an allocation."""
+
+    # The field without a limit is left out, so that the schema must not require it.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+    call: Literal["begin_alloc"]
+    """The call."""
+    context: ContextData
+    """The request."""
+    replica_idx: int
+    """Its replica."""
+    hit_limit: Annotated[
+        Count | SkipJsonSchema[None], Field(json_schema_extra=_without_default)
+    ] = None
+    """Most blocks of its hit to use (ALLOC-15). It is there only if it limits something, and only
+    for programs that answer ``prefetch``: earlier ones do not know it."""
+
+    def as_line(self) -> bytes:
+        """It as JSON, with a ``hit_limit`` only if there is one."""
+        return self.model_dump_json(
+            exclude={"hit_limit"} if self.hit_limit is None else None
+        ).encode()
+
+
+class LookUp(ManagerRequest):
+    """What a fresh request would hit: how much it is, or load it into host memory."""
+
+    call: Literal["get_prefix_cache_hit_counts", "prefetch"]
     """The call."""
     context: ContextData
     """The request, claimed or not."""
@@ -308,6 +340,7 @@ Request = Annotated[
     | ReplicaCall
     | RequestCall
     | ContextCall
+    | BeginAlloc
     | LookUp
     | RuntimeInputs
     | Step

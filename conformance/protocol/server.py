@@ -178,6 +178,9 @@ class ServedManager:
                 result = method(ctx, request.replica_idx)
                 if replies.RESULTS[request.call] is replies.Window:
                     result = window_of(ctx)
+            case requests.BeginAlloc(hit_limit=limit):
+                arguments = () if limit is None else (limit,)
+                result = method(as_context(request.context), request.replica_idx, *arguments)
             case requests.LookUp():
                 result = method(as_context(request.context))
             case requests.Step():

@@ -56,7 +56,7 @@ class Session:
             ProtocolError: There is no reply, or it is none to this request.
             Exception: The error in the reply.
         """
-        line = self.process.ask(request.model_dump_json().encode())
+        line = self.process.ask(request.as_line())
         try:
             reply = replies.reply_to(request.call).validate_json(line)
         except ValidationError as error:

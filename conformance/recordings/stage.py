@@ -74,9 +74,10 @@ class Stage:
         self._replicas[name] = replica
         return ctx
 
-    def begin(self, ctx: Context) -> PlannedAllocation:
-        """Plan its allocation."""
-        planned: PlannedAllocation = self.manager.begin_alloc(ctx, self._replicas[ctx.request_id])
+    def begin(self, ctx: Context, hit_limit: int | None = None) -> PlannedAllocation:
+        """Plan its allocation, with a hit of ``hit_limit`` blocks at most."""
+        replica = self._replicas[ctx.request_id]
+        planned: PlannedAllocation = self.manager.begin_alloc(ctx, replica, hit_limit)
         return planned
 
     def finish(self, ctx: Context) -> None:

@@ -1,9 +1,11 @@
 """Host memory, disk, and what is written to them when."""
 
+from contextlib import suppress
 from typing import Any
 
 from pagedkv.conformance.recordings.recording import recording
 from pagedkv.conformance.recordings.stage import MakeStage, Stage, hits_in
+from pagedkv.reference.errors import InsufficientBlocksError
 from pagedkv.reference.events import Cleaned, Closed, DiskOpened, Stepped
 from pagedkv.reference.media import Media
 from pagedkv.reference.metrics import PrefixCacheHits
@@ -82,6 +84,38 @@ def three_tiers(make: MakeStage) -> Stage:
     stage.serve("once more", stage.prompt(4, start=300))
     stage.serve("reader again", stage.prompt(2, start=100))
     assert any(hits.disk_blocks for hits in hits_in(stage))
+    return stage
+
+
+@recording("ALLOC-15 TIER-11 TIER-6")
+def waiting_for_a_turn(make: MakeStage) -> Stage:
+    """The device is full, and the prefix of a request that waits is read from disk meanwhile. That
+    request gets pages before the prefix is there, and does not wait for it; the next one hits it in
+    host memory. Another prefetch fails, and takes what it was to read with it."""
+    stage = make(total_num_pages=4, host_pages=2, disk_pages=8)
+    for start in (0, 100):
+        stage.serve(f"writer {start}", stage.prompt(2, start))
+    running = stage.admit("running", stage.prompt(3, start=200))
+    waiting = stage.claim("waiting", stage.prompt(2))
+    with suppress(InsufficientBlocksError):
+        stage.begin(waiting, hit_limit=1)
+    stage.manager.prefetch(waiting)
+    stage.release(running)
+    stage.begin(waiting, hit_limit=0)
+    stage.finish(waiting)
+    stage.release(waiting)
+    stage.land()
+    stage.serve("served by host memory", stage.prompt(2))
+    for _ in range(2):
+        stage.manager.prefetch(stage.context("only asks", stage.prompt(2, start=100)))
+        for _ in stage.in_flight(target="host"):
+            stage.fail("io_error")
+    stage.serve("computed again", stage.prompt(2, start=100))
+    assert hits_in(stage)[-3:] == [
+        PrefixCacheHits(),
+        PrefixCacheHits(host_blocks=2),
+        PrefixCacheHits(),
+    ]
     return stage
 
 

@@ -36,6 +36,19 @@ def test_a_block_of_an_undone_load_may_be_swapped_in_from_an_idle_page(model: Mo
     assert model.devices[0].sure == {root: 0, leaf: 5}
 
 
+@pytest.mark.parametrize(("hit_limit", "hits"), [(None, 2), (0, 0), (1, 1), (5, 2)])
+def test_a_limit_cuts_what_must_and_may_be_found(
+    model: Model, hit_limit: int | None, hits: int
+) -> None:
+    ctx = admitted(model, "r", range(9), [0, 1, 2])
+    ctx.update(7)
+    model.stepped(ctx, [0, 1, 2], 2)
+    fresh = TextContext(max_length=100, tokens=TokenBuffer(np.arange(9)), request_id="fresh")
+    model.claimed("fresh", 0)
+    found = model.find(fresh, 0, model.requests["fresh"], hit_limit)
+    assert found == Found(must=hits, may=hits)
+
+
 def test_what_no_tier_ever_had_is_not_swapped_in(model: Model) -> None:
     ctx = admitted(model, "r", range(9), [0, 1, 2])
     ctx.update(7)

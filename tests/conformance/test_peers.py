@@ -284,7 +284,8 @@ def test_every_check_that_a_peer_fails_has_a_known_cause(
     listed: tuple[str, dict[str, Any]],
 ) -> None:
     peer(listed[0])
-    [plan] = plans_for([f"pagedkv.conformance.peers.{listed[0]}"], [], None, None, examples=50)
+    impl = f"pagedkv.conformance.peers.{listed[0]}"
+    [plan] = plans_for([impl], [], None, None, examples=50, timeout=None)
     outcomes = run_suite(all_checks(), plan)
     assert {o.check.id: o.reason for o in outcomes if o.status == "failed"} == {}
 

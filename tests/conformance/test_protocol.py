@@ -381,6 +381,26 @@ def test_a_context_arrives_as_it_was_sent(ctx: TextContext) -> None:
     assert as_data(as_context(received)) == data
 
 
+@pytest.mark.parametrize("hit_limit", [None, 0, 3])
+def test_a_hit_limit_is_on_the_line_only_where_there_is_one(hit_limit: int | None) -> None:
+    request = requests.BeginAlloc(
+        call="begin_alloc",
+        manager=1,
+        context=as_data(context([1, 2])),
+        replica_idx=0,
+        hit_limit=hit_limit,
+    )
+    line = json.loads(request.as_line())
+    assert line.get("hit_limit", "left out") == ("left out" if hit_limit is None else hit_limit)
+    assert requests.REQUEST.validate_json(request.as_line()) == request
+
+
+def test_a_manager_without_prefetch_is_not_asked_for_it(naive: Implementation) -> None:
+    manager = naive.make(SETUP)
+    assert "prefetch" not in offered_by(manager, ())
+    assert not hasattr(manager, "prefetch")
+
+
 def test_ids_that_are_no_text_stay_apart_from_text() -> None:
     assert id_text("1") == "1"
     assert id_text(1) == "<1>"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pagedkv.conformance.suite import Outcome, Plan, all_checks, run_suite, with
 from pagedkv.implementations import reference, resolve_implementation
 from pagedkv.pytest_plugin import conformance_tests
 from pagedkv.reference import Context, PagedKVCacheManager
+from pagedkv.specification import build_reference
 from pagedkv.traces.manager_setup import ManagerSetup
 
 REPOSITORY = Path(__file__).parents[2]
@@ -292,14 +293,75 @@ def test_a_set_up_that_fails_says_how_far_it_came() -> None:
         introduce(Implementation(name="stuck", make=lambda setup: signal.pause()), timeout_s=0.2)  # type: ignore[arg-type,return-value]
 
 
-def test_checks_that_need_another_hash_algorithm_are_skipped() -> None:
-    some = replace(broken(PagedKVCacheManager), hash_algorithms=("sha256", "xxh3_128"))
-    (outcome,) = outcomes_of(some, "identity.each_algorithm_is_its_hash")
-    assert (outcome.status, outcome.reason) == ("skipped", "broken has no hash algorithm sha256_64")
+def test_checks_keep_to_the_hash_algorithms_that_are_declared() -> None:
+    asked = set()
+
+    def make(setup: ManagerSetup) -> PagedKVCacheManager:
+        asked.add(setup.hash_algorithm)
+        return build_reference(setup)
+
+    some = Implementation(name="some", make=make, hash_algorithms=("xxh3_128", "sha256"))
+    (outcome,) = outcomes_of(some, "recorded.full_pool")
+    assert (outcome.status, outcome.reason) == ("skipped", "some has no hash algorithm sha256_64")
     (outcome,) = outcomes_of(some, "claim.an_id_is_claimed_once")
     assert outcome.status == "passed"
+    assert asked == {"xxh3_128"}
+    (outcome,) = outcomes_of(some, "identity.each_algorithm_is_its_hash")
+    assert outcome.status == "passed"
+    assert asked == {"xxh3_128", "sha256"}
     with pytest.raises(ValueError, match=r"hash_algorithms is .*'md5'.*; name one or more"):
         replace(some, hash_algorithms=("md5",))  # type: ignore[arg-type]
+
+
+CRASHES = "namespaces.a_block_that_had_not_landed_does_not_exist"
+
+
+def forgetful(lost: Callable[[int], slice]) -> Implementation:
+    """Managers that lose blocks in a crash: ``lost`` picks them from so many, oldest first."""
+
+    def make(setup: ManagerSetup) -> PagedKVCacheManager:
+        manager = build_reference(setup)
+
+        def crash() -> None:
+            blocks = setup.media.disks[str(setup.disk_dir)].blocks
+            landed = [key for key, block in blocks.items() if block.content is not None]
+            for key in landed[lost(len(landed))]:
+                del blocks[key]
+
+        manager.crash = crash  # type: ignore[attr-defined]
+        return manager
+
+    return replace(reference(), name="forgetful", make=make, follows=frozenset())
+
+
+def test_a_crash_may_cost_what_has_landed_last_and_nothing_else() -> None:
+    (outcome,) = outcomes_of(forgetful(lambda landed: slice(2, landed)), CRASHES)
+    assert outcome.status == "passed"
+    for oldest in (lambda landed: slice(2), lambda landed: slice(2, landed - 3)):
+        (outcome,) = outcomes_of(forgetful(oldest), CRASHES)
+        assert (outcome.status, outcome.rule) == ("failed", "NS-4")
+
+
+def test_a_folder_that_is_not_given_back_is_no_crash() -> None:
+    keepers: set[str] = set()
+
+    def make(setup: ManagerSetup) -> PagedKVCacheManager:
+        if str(setup.disk_dir) in keepers:
+            raise RuntimeError("somebody has it open")
+        manager = build_reference(setup)
+        end = manager.shutdown
+
+        def shutdown() -> None:
+            keepers.discard(str(setup.disk_dir))
+            end()
+
+        keepers.add(str(setup.disk_dir))
+        manager.shutdown = shutdown  # type: ignore[method-assign]
+        return manager
+
+    (outcome,) = outcomes_of(replace(forgetful(slice), make=make), CRASHES)
+    told = "there is no crash() to give the folder back: somebody has it open"
+    assert (outcome.status, outcome.reason) == ("skipped", told)
 
 
 def test_a_manager_that_hangs_while_it_is_cleared_away_is_given_up() -> None:

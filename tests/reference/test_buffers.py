@@ -189,6 +189,13 @@ def test_a_memory_unit_is_rows_of_bytes(buffer: torch.Tensor) -> None:
         KVCacheMemory(buffer)
 
 
+def test_a_memory_unit_equals_itself_alone() -> None:
+    root, peer = torch.zeros(2, 8, dtype=torch.uint8), torch.zeros(2, 8, dtype=torch.uint8)
+    a, b = (ReplicatedKVCacheMemory(root, [peer]) for _ in range(2))
+    assert len({a, b}) == 2
+    assert a != b
+
+
 def test_a_buffer_describes_itself_in_one_line() -> None:
     assert repr(cache_buffer(scaled=True)) == (
         "KVCacheBuffer(3 pages of [2, 3, 4, 1, 8] torch.bfloat16 with scales, 2 sharded on cpu)"

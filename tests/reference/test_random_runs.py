@@ -317,9 +317,21 @@ class RandomRuns(RuleBasedStateMachine):
         self.release(name)
 
     @precondition(lambda self: self.live)
-    @rule(data=st.data())
-    def alloc_again(self, data: st.DataObject) -> None:
-        self.begin(data.draw(st.sampled_from(list(self.live))))
+    @rule(data=st.data(), hit_limit=st.none() | st.integers(0, 2))
+    def alloc_again(self, data: st.DataObject, hit_limit: int | None) -> None:
+        self.begin(data.draw(st.sampled_from(list(self.live))), hit_limit)
+
+    @rule(length=st.integers(5, 9), variant=st.integers(0, 9))
+    def prefetch(self, length: int, variant: int) -> None:
+        """Whatever is loaded into host memory, no page of a device has to do with it."""
+        tokens = np.zeros(length, dtype=np.int64)
+        tokens[variant:] = 1
+        ctx = TextContext(max_length=1000, tokens=TokenBuffer(tokens))
+        pools = [pool.statistics() for pool in state_of(self.manager).pools]
+        issued = self.manager.prefetch(ctx)
+        loads = [t for t in self.manager.in_flight() if t.id in issued]
+        assert [(t.target, t.replica, t.pages) for t in loads] == [("host", None, ())] * len(issued)
+        assert [pool.statistics() for pool in state_of(self.manager).pools] == pools
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -343,16 +355,17 @@ class RandomRuns(RuleBasedStateMachine):
     def release_one(self, data: st.DataObject) -> None:
         self.release(data.draw(st.sampled_from([*self.live, *self.waiting])))
 
-    def begin(self, name: Hashable) -> None:
+    def begin(self, name: Hashable, hit_limit: int | None = None) -> None:
         ctx, replica = self.live[name]
         before = fingerprint(self.manager), repr(ctx.tokens)
         try:
-            plan = self.manager.begin_alloc(ctx, replica)
+            plan = self.manager.begin_alloc(ctx, replica, hit_limit)
         except InsufficientBlocksError as error:
             assert (fingerprint(self.manager), repr(ctx.tokens)) == before
             assert error.needed > error.free
             return
         assert len(plan.pages) >= required_pages(ctx, self.params)
+        assert hit_limit is None or len(plan.hits) <= hit_limit
         self.waiting[name] = self.live.pop(name)
 
     def finish_after_its_loads(self, name: Hashable) -> None:
@@ -524,11 +537,13 @@ TestRandomRuns = pytest.mark.rule(
     "ALLOC-11",
     "ALLOC-12",
     "ALLOC-14",
+    "ALLOC-15",
     "STEP-6",
     "REL-3",
     "TIER-3",
     "TIER-5",
     "TIER-6",
+    "TIER-11",
     "XFER-1",
     "XFER-4",
     "RESET-2",

@@ -99,7 +99,10 @@ def test_a_row_lists_the_pages_of_a_request_and_then_the_null_page(
     needed = max([-(-n // 4) for n in lengths], default=1)
     asked = needed if max_cache_length is None else -(-max_cache_length // 4)
     if not needed <= asked <= manager.get_num_pages(0):
-        with pytest.raises(BatchesError, match=f"max_cache_length is {max_cache_length}"):
+        remedy = f"choose between {4 * needed - 3} and 40 tokens"
+        with pytest.raises(
+            BatchesError, match=f"max_cache_length is {max_cache_length}, .*{remedy}"
+        ):
             manager.runtime_inputs([batch], max_cache_length=max_cache_length)
         return
     table = device_inputs(manager, [batch], max_cache_length).lookup_table

@@ -19,6 +19,7 @@ CALLS: dict[str, Callable[[PagedKVCacheManager, Any], object]] = {
     "begin_alloc": lambda manager, ctx: manager.begin_alloc(ctx, 0),
     "finish_alloc": lambda manager, ctx: manager.finish_alloc(ctx, 0),
     "cancel_alloc": lambda manager, ctx: manager.cancel_alloc(ctx.request_id, 0),
+    "prefetch": lambda manager, ctx: manager.prefetch(ctx),
     "clean": lambda manager, ctx: manager.clean(0, 1),
     "reserve": lambda manager, ctx: manager.reserve([[ctx]]).__enter__(),
     "runtime_inputs": lambda manager, ctx: manager.runtime_inputs([[]]),

@@ -45,6 +45,29 @@ def test_a_manager_goes_on_from_a_snapshot_as_the_first_would(make: Making) -> N
     assert second.snapshot() == first.snapshot()
 
 
+@pytest.mark.rule("POOL-9", "TIER-11")
+@pytest.mark.parametrize("ending", ["lands", "fails", "is fenced"])
+def test_a_manager_goes_on_with_a_prefetch_in_flight(make: Making, ending: str) -> None:
+    first, second = fresh(make), fresh(make)
+    for start in (0, 100):
+        make.serve(first, prompt(3, start))
+        make.land_all(first)
+    first.poison(0, "so that the prompts are on the disk alone")
+    (transfer,) = first.prefetch(make.context(prompt(3)))
+    second.restore(first.snapshot())
+    assert second.snapshot() == first.snapshot()
+    for manager in (first, second):
+        if ending == "is fenced":
+            manager.reset_prefix_cache()
+        if ending == "fails":
+            manager.fail(transfer, "io_error")
+        else:
+            manager.land(transfer)
+        make.begin(manager, prompt(3), 1, request_id="later")
+        make.land_all(manager)
+    assert second.snapshot() == first.snapshot()
+
+
 def test_taking_a_snapshot_changes_nothing(make: Making) -> None:
     manager = busy(make)
     assert manager.snapshot() == manager.snapshot()
@@ -73,6 +96,12 @@ def test_a_snapshot_of_other_tiers_is_refused(make: Making) -> None:
 def damaged(snapshot: Snapshot, **changes: Any) -> Snapshot:
     first, *others = snapshot.pools
     return replace(snapshot, pools=(replace(first, **changes), *others))
+
+
+def test_a_snapshot_with_pages_that_there_are_not_says_which_there_are(make: Making) -> None:
+    snapshot = replace(make.manager(pages=8).snapshot(), requests=(RequestSnapshot("a", 0, (8,)),))
+    with pytest.raises(ValueError, match=r"there are no pages \[8\], only 0 to 7"):
+        make.manager(pages=8).restore(snapshot)
 
 
 @pytest.mark.rule("POOL-9")

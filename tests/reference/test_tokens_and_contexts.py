@@ -159,6 +159,14 @@ def test_a_token_fits_int64(token: int) -> None:
     assert tokens.all.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("token", [2**63 - 1, -(2**63)])
+def test_the_largest_and_the_least_int64_are_tokens(token: int) -> None:
+    tokens = TokenBuffer(np.arange(3))
+    tokens.overwrite_last_token(token)
+    tokens.advance_with_token(token)
+    assert tokens.all.tolist() == [0, 1, token, token]
+
+
 def test_numpys_whole_numbers_move_the_window() -> None:
     tokens = TokenBuffer(np.arange(3))
     tokens.skip_processing(np.int32(2))  # type: ignore[arg-type]

@@ -67,8 +67,9 @@ def test_a_transfer_settles_once(make: Making) -> None:
     for name in (landed, failed, "onload-99"):
         with pytest.raises(UnknownTransferError, match=f"'{name}' is not in flight"):
             manager.land(name)
-        with pytest.raises(UnknownTransferError):
+        with pytest.raises(UnknownTransferError) as unknown:
             manager.fail(name, "timeout")
+        assert unknown.value.transfer_id == name
 
 
 @pytest.mark.rule("XFER-2")

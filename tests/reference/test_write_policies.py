@@ -103,6 +103,22 @@ def test_a_page_whose_cleaning_fails_may_be_evicted(make: Making) -> None:
     assert pages_of_host(manager) == 0
 
 
+@pytest.mark.rule("TIER-7", "TIER-6")
+def test_a_step_writes_nothing_down_that_a_failed_write_has_left_in_host_memory(
+    make: Making,
+) -> None:
+    manager = make.manager(write_back(make, disk_pages=4), host_pages=4, auto_land=False)
+    make.serve(manager, A)
+    (offload,) = manager.clean(0, 1)
+    manager.land(offload)
+    (write,) = manager.in_flight()
+    manager.fail(write.id, "io_error")
+    ctx, _ = make.begin(manager, prompt(2))
+    manager.finish_alloc(ctx, 0)
+    make.forward(manager, ctx)
+    assert manager.in_flight() == []
+
+
 @pytest.mark.rule("TIER-7", "TIER-9")
 def test_a_page_that_finds_no_slot_may_be_evicted(make: Making) -> None:
     manager = make.manager(write_back(make), pages=3, host_pages=1, auto_land=False)

@@ -402,7 +402,7 @@ def test_implementations_are_found_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "is no implementation: use 'reference' or"),
+        ("", "is no implementation: use 'reference', 'engine' or"),
         ("os", "has no function 'implementation'"),
         (":factory", "is no implementation"),
         (".relative:factory", "is no implementation"),

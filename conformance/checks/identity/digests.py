@@ -12,12 +12,9 @@ from pagedkv.conformance.violation import expect
 from pagedkv.reference.context import ImageMetadata, TextContext
 from pagedkv.reference.events import Stepped
 from pagedkv.reference.identity import page_digest, page_key, root_digest
-from pagedkv.reference.params import HashAlgorithm
 from pagedkv.reference.tokens import TokenHashOverride
 
 # Any, below: options of contexts and of setups, which check them.
-
-ALGORITHMS: tuple[HashAlgorithm, ...] = ("sha256", "sha256_64", "xxh3_128")
 
 
 def _digests(driver: Driver, tokens: Iterable[int], **options: Any) -> list[bytes]:
@@ -37,7 +34,7 @@ def _with_digests(driver: Driver, bench: Bench, digests: list[bytes]) -> TextCon
 @check("ID-1", "ID-9", needs=("prefix",))
 def each_algorithm_is_its_hash(bench: Bench) -> None:
     """Pages that were committed by their tokens are hit by the digests of the named hash."""
-    for algorithm in ALGORITHMS:
+    for algorithm in bench.implementation.hash_algorithms:
         driver = bench.driver(hash_algorithm=algorithm)
         driver.serve(bench.prompt(3))
         digests = _digests(driver, bench.prompt(3))
@@ -48,7 +45,7 @@ def each_algorithm_is_its_hash(bench: Bench) -> None:
 @check("ID-1", needs=("transfers", "host"))
 def a_block_below_goes_by_the_key_of_its_algorithm(bench: Bench) -> None:
     """Transfers name blocks by their keys: the digest, or 8 bytes of it for ``sha256_64``."""
-    for algorithm in ALGORITHMS:
+    for algorithm in bench.implementation.hash_algorithms:
         driver = bench.with_chain_below(3, hash_algorithm=algorithm)
         ctx = driver.claim(driver.request(bench.prompt(3)))
         driver.begin(ctx)
@@ -61,7 +58,8 @@ def a_block_below_goes_by_the_key_of_its_algorithm(bench: Bench) -> None:
 def a_step_reports_the_keys_of_what_it_committed(bench: Bench) -> None:
     """The keys in an event are those of the named hash over tokens, salt, adapter and seed."""
     options: dict[str, Any] = {"cache_salt": "tenant ü", "adapter": "adapter 7"}
-    for algorithm, seed in product(ALGORITHMS, (None, bytes(range(32)))):
+    algorithms = bench.implementation.hash_algorithms
+    for algorithm, seed in product(algorithms, (None, bytes(range(32)))):
         driver, recording = bench.recorded(hash_algorithm=algorithm, hash_seed=seed)
         driver.serve(bench.prompt(3), **options)
         [stepped] = [event for event in recording if isinstance(event, Stepped)]
@@ -73,7 +71,7 @@ def a_step_reports_the_keys_of_what_it_committed(bench: Bench) -> None:
 @check("ID-1", "ID-2", needs=("prefix",))
 def a_page_has_one_identity_however_it_was_filled(bench: Bench) -> None:
     """Pages filled by decoding, in chunks or at once have the same identity, in every algorithm."""
-    for algorithm in ALGORITHMS:
+    for algorithm in bench.implementation.hash_algorithms:
         driver = bench.driver(hash_algorithm=algorithm)
         tokens = decoded(driver, bench.prompt(3, more=-1), 2)
         expect("ID-1", driver.hit(tokens), 3, f"decoded blocks that are hit under {algorithm}")
@@ -145,10 +143,11 @@ def a_digest_is_over_what_the_rule_says(bench: Bench) -> None:
         [(0, 77, "image"), (0, -(10**20), "media")],
         [(0, 10, "audio"), (0, 9, "video"), (0, 10, "video")],
     ]
-    digests = [root_digest("sha256", None, None)]
+    algorithm = driver.setup.hash_algorithm
+    digests = [root_digest(algorithm, None, None)]
     for n, overrides in enumerate(pages):
         own = driver.request(tokens).tokens.all[n * size : (n + 1) * size]
-        digests.append(page_digest("sha256", digests[-1], own, overrides, "adapter 7"))
+        digests.append(page_digest(algorithm, digests[-1], own, overrides, "adapter 7"))
     hits = driver.hit(tokens, given_digests=digests[1:], **options)
     expect("ID-2", hits, 2, "blocks that are hit by the digests of the rule")
 
@@ -203,6 +202,19 @@ def equal_pages_after_different_prefixes_differ(bench: Bench) -> None:
         ([*a, *a], 1),
     ):
         expect("ID-8", driver.hit([*tokens, 0]), hits, f"blocks of pages of {size} tokens {tokens}")
+
+
+@check("ID-8", needs=("prefix",))
+def every_page_of_a_long_prompt_knows_its_first_token(bench: Bench) -> None:
+    """Two long prompts that differ in nothing but their first token share no page."""
+    pages = 70
+    driver = bench.driver(total_num_pages=2 * pages + 4)
+    prompts = [[first, *bench.prompt(pages)[1:]] for first in (8_000, 9_000)]
+    live = [driver.hold(tokens) for tokens in prompts]
+    shared = {*driver.pages(live[0])} & {*driver.pages(live[1])}
+    expect("ID-8", shared, set(), "pages that both requests hold")
+    for tokens in prompts:
+        expect("ID-8", driver.hit(tokens), pages, "blocks that are hit, which are checked by byte")
 
 
 @check("ID-8", needs=("prefix",))

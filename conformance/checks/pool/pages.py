@@ -117,12 +117,37 @@ def the_counts_of_pages_agree(bench: Bench) -> None:
 
 @check("POOL-2", needs=("replicas",))
 def each_replica_has_pages_of_its_own(bench: Bench) -> None:
-    """A full replica leaves all pages of the other one free, under the same ids."""
-    driver = bench.driver(replicas=2)
-    here = driver.admit(bench.prompt(8, more=0), replica=1)
-    expect("POOL-2", driver.manager.num_free_blocks(0), 8, "free pages of the other replica")
-    there = driver.admit(bench.prompt(8, 50, more=0), replica=0)
-    driver.compute(here, there)
-    driver.compute(here, there)
-    driver.release(here)
-    expect("POOL-2", driver.manager.num_free_blocks(0), 0, "free pages of the other replica")
+    """A full replica leaves all pages of the others free, under the same ids."""
+    driver = bench.driver(replicas=4)
+    live = [driver.admit(bench.prompt(8, 50 * n, more=0), replica=n) for n in (2, 0, 3, 1)]
+    for _ in range(2):
+        driver.compute(*live)
+    driver.release(live[0])
+    free = [driver.manager.num_free_blocks(replica) for replica in range(4)]
+    expect("POOL-2", free, [0, 0, 8, 0], "free pages of the replicas")
+
+
+@check("POOL-2", needs=("prefix",))
+def a_page_has_room_for_many_holders(bench: Bench) -> None:
+    """A page that dozens of requests share is free when the last of them has let go."""
+    driver = bench.driver(total_num_pages=41)
+    live = [driver.hold(bench.prompt(1))]
+    live += [driver.admit(bench.prompt(1)) for _ in range(39)]
+    for ctx in live[:-1]:
+        driver.release(ctx)
+    driver.evict_all()
+    driver.forward(live[-1])
+    driver.release(live[-1])
+
+
+@check("POOL-2", needs=("prefix", "reserve"))
+def hundreds_may_reserve_one_page(bench: Bench) -> None:
+    """A page with more holders than a byte can count stays with the one that is left."""
+    sharers = 300
+    driver = bench.driver(total_num_pages=sharers + 2)
+    ctx = driver.hold(bench.prompt(1))
+    with driver.reserve([driver.request(bench.prompt(1)) for _ in range(sharers)]):
+        pass
+    driver.evict_all()
+    driver.alloc(ctx)
+    driver.forward(ctx)
