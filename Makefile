@@ -6,6 +6,7 @@ VENV ?= .venv
 TORCH_VERSION ?= 2.13.0
 TORCH_INDEX ?=
 PYTEST_ARGS ?= -n 2 --dist loadgroup
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
@@ -41,6 +42,10 @@ check: $(VENV)/check.stamp ## check format, style, types and layers
 format: $(VENV)/check.stamp ## put the code into the form that `make check` asks for
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+.PHONY: bench
+bench: $(VENV)/test.stamp ## measure the engine; BENCH_ARGS="--quick" takes a minute
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 .PHONY: build
 build: $(VENV)/test.stamp ## build sdist and wheel into dist/

@@ -1,15 +1,13 @@
 """How close the disk tier comes to a plain O_DIRECT loop on the same file system, in the same run.
 
-    python benchmarks/disk.py /mnt/nvme --block-kib 1024 --blocks 512
+    python -m benchmarks.disk --folder /mnt/nvme --block-kib 1024 --blocks 512 [--json FILE]
 
 The plain loop knows neither checksums nor an index: one thread that calls pwrite, then pread; and
 as many threads as the tier has, which share the blocks. The tier is compared with the better one.
 Rounds are interleaved, and medians count.
 """
 
-import argparse
 import asyncio
-import json
 import mmap
 import os
 import statistics
@@ -19,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.report import Report, arguments
 from pagedkv.engine.disk.directory import BlockDirectory
 
 IN_FLIGHT = 64
@@ -114,41 +113,39 @@ async def measure(
     return times
 
 
-def report(times: Times, nbytes: int) -> dict[str, float]:
-    """Rates in MiB/s, medians over the rounds, and the tier's share of the best plain loop."""
-    rates = {name: nbytes / 2**20 / statistics.median(seconds) for name, seconds in times.items()}
-    for name in ("write", "read"):
-        best = max(rate for kind, rate in rates.items() if kind.startswith(f"plain {name}"))
-        rates[f"share {name}"] = rates[f"tier {name}"] / best
-    return rates
-
-
 def main() -> None:
-    """Measure, and print the rates."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Measure, print, and write the results."""
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--folder", type=Path, default=Path.cwd(), help="somewhere on the file system in question"
     )
-    parser.add_argument("folder", type=Path, help="somewhere on the file system in question")
     parser.add_argument("--block-kib", type=int, default=1024)
     parser.add_argument("--blocks", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--buffered", action="store_true", help="the tier uses the page cache")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    nbytes = given.block_kib * 1024
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+    options = parser.parse_args()
+    nbytes = options.block_kib * 1024
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="pagedkv-benchmark-") as folder:
         times = asyncio.run(
             measure(
-                Path(folder), nbytes, given.blocks, given.rounds, given.depth, not given.buffered
+                Path(folder),
+                nbytes,
+                options.blocks,
+                options.rounds,
+                options.depth,
+                not options.buffered,
             )
         )
-    rates = report(times, nbytes * given.blocks)
-    if given.json:
-        print(json.dumps({"block_kib": given.block_kib, "depth": given.depth, **rates}))
-        return
-    for name, rate in rates.items():
-        print(f"{name:16} {rate:10.1%}" if "share" in name else f"{name:16} {rate:10,.0f} MiB/s")
+    report = Report(f"disk tier, {options.blocks} blocks of {options.block_kib} KiB")
+    for name, seconds in sorted(times.items()):
+        rate = nbytes * options.blocks / 2**20 / statistics.median(seconds)
+        report.measured(name, rate, "MiB/s")
+    for way in ("write", "read"):
+        plain = {name: v for name, (v, _) in report.values.items() if name.startswith("plain")}
+        best = max((name for name in plain if f" {way} " in name), key=plain.__getitem__)
+        report.compared(f"tier {way}", best, at_least=0.9)
+    report.finish(options.json)
 
 
 if __name__ == "__main__":

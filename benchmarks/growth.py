@@ -1,8 +1,8 @@
 """How cost and memory grow with the number of pages, beside plain dictionaries of that size.
 
 Each request takes 64 pages that evict 64 others, commits and releases them. The plain loop does the
-least that any cache has to: forget a key and remember another, both at random places of a dictionary
-of as many keys.
+least that any cache has to: forget a key and remember another, both at random places of a
+dictionary of as many keys.
 
     python -m benchmarks.growth [--pages 10000 100000 1000000] [--json FILE]
 """

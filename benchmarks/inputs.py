@@ -22,10 +22,11 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=2048, help="pages of each")
     options = parser.parse_args()
     batch, columns = options.batch, options.columns
-    manager = bookkeeper(
-        batch * columns, page_size=PAGE_SIZE, max_batch_size=batch, enable_prefix_caching=False
-    )
-    contexts = [request(f"r{n}", columns * PAGE_SIZE) for n in range(batch)]
+    manager = bookkeeper(batch * columns, page_size=PAGE_SIZE, max_batch_size=batch)
+    contexts = [
+        request(f"r{n}", columns * PAGE_SIZE, first_token=n * columns * PAGE_SIZE)
+        for n in range(batch)
+    ]
     for ctx in contexts:
         manager.claim(ctx.request_id, 0)
         now(manager.alloc(ctx, 0))

@@ -1,7 +1,7 @@
 """The public Mooncake conversation trace, one request at a time, with its identities.
 
-The trace says by numbers which blocks of 512 tokens requests share; these are the pages' identities,
-so nothing is hashed. Measured is what the manager does, without making up the requests.
+The trace says by numbers which blocks of 512 tokens requests share; these are the pages'
+identities, so nothing is hashed. Measured is what the manager does, without making up the requests.
 
     python -m benchmarks.mooncake mooncake_conversation_trace.jsonl [--pages 10000] [--json FILE]
 """

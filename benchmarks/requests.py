@@ -7,23 +7,30 @@ import numpy as np
 import torch
 
 from pagedkv.engine import PagedKVCacheManager
-from pagedkv.reference import InferenceSession, KVCacheParams, TextContext, Tracer
+from pagedkv.reference import DeviceRef, InferenceSession, KVCacheParams, TextContext, Tracer
+from pagedkv.reference.params import HashAlgorithm
 from pagedkv.reference.tokens import TokenBuffer
 
 
-# The options of two constructors are passed through: their types are those constructors'.
 def bookkeeper(
     pages: int,
     *,
     page_size: int,
     max_batch_size: int = 1,
     tracer: Tracer | None = None,
-    **options: Any,
+    kv_hash_algo: HashAlgorithm = "sha256",
 ) -> PagedKVCacheManager:
     """An engine with next to no memory behind its pages, on the CPU and without lower tiers."""
-    shape = {"dtype": torch.int8, "n_kv_heads": 1, "head_dim": 1, "num_layers": 1}
-    policy = {"devices": ["cpu"], "page_size": page_size, "enable_prefix_caching": True}
-    params = KVCacheParams(**(shape | policy | options))
+    params = KVCacheParams(
+        dtype=torch.int8,
+        n_kv_heads=1,
+        head_dim=1,
+        num_layers=1,
+        devices=[DeviceRef.CPU()],
+        page_size=page_size,
+        enable_prefix_caching=True,
+        kv_hash_algo=kv_hash_algo,
+    )
     return PagedKVCacheManager(
         params,
         InferenceSession(devices=["cpu"]),

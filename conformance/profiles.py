@@ -30,7 +30,7 @@ def _profiles() -> dict[str, Profile]:
         (
             "full",
             "every kind of cache, and an environment that the suite can play",
-            ("mla", "fp8", "multi", "speculative", "transfers", "events"),
+            ("mla", "fp8", "multi", "speculative", "transfers", "prefetch", "events"),
         ),
     ]
     demands: frozenset[Capability] = frozenset()

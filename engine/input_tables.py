@@ -117,7 +117,7 @@ class InputTables:
         self._num_stagings += 1
         name = f"inputs of device {self._first_device_idx}, staging {self._num_stagings}"
         view = storage.numpy()
-        self._staging.append(_Staging(name, storage, view, memoryview(view), []))
+        self._staging.append(_Staging(name, storage, view, view.data, []))
         return self._staging[-1]
 
 

@@ -24,6 +24,7 @@ def calls_on(ctx: TextContext) -> list[tuple[str, tuple[Any, ...]]]:
         ("contains", (name, 0)),
         ("get_req_blocks", (name, 0)),
         ("begin_alloc", (ctx, 0)),
+        ("prefetch", (ctx,)),
         ("finish_alloc", (ctx, 0)),
         ("cancel_alloc", (name, 0)),
         ("reserve", ([[ctx]],)),

@@ -1,41 +1,28 @@
 """Counters that the planner moves in place; a snapshot of them is a ``KVCacheMetrics``."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from pagedkv.engine.planner.fates import MissReason
 from pagedkv.reference.metrics import KVCacheMetrics
 
+NAMES = tuple(field.name for field in fields(KVCacheMetrics))
 
-@dataclass(slots=True)
+
 class Counters:
-    """The fields of :class:`KVCacheMetrics` that only ever grow; see there."""
+    """The counters of :class:`KVCacheMetrics` under their names there, all of them 0 at first."""
 
-    input_tokens: int = 0
-    cache_tokens: int = 0
-    preempted_input_tokens: int = 0
-    preempted_cache_tokens: int = 0
-    preempted_blocks_served: int = 0
-    missed_blocks_never_seen: int = 0
-    missed_blocks_evicted: int = 0
-    missed_blocks_not_stored: int = 0
-    missed_blocks_failed: int = 0
-    missed_blocks_too_slow: int = 0
-    missed_blocks_other_namespace: int = 0
-    device_blocks_served: int = 0
-    peer_blocks_served: int = 0
-    host_blocks_served: int = 0
-    disk_blocks_served: int = 0
-    store_blocks_served: int = 0
-    h2d_blocks_copied: int = 0
-    d2h_blocks_copied: int = 0
-    cross_replica_blocks_copied: int = 0
-    cross_replica_bytes_copied: int = 0
-    disk_blocks_written: int = 0
-    disk_blocks_read: int = 0
-    store_blocks_written: int = 0
-    store_blocks_read: int = 0
-    offload_blocks_dropped: int = 0
-    load_blocks_failed: int = 0
+    __slots__ = NAMES
+
+    if TYPE_CHECKING:
+        # What the slots are, for type checkers.
+
+        def __getattr__(self, name: str) -> int: ...
+
+        def __setattr__(self, name: str, value: int) -> None: ...
+
+    def __init__(self) -> None:
+        self.reset()
 
     def missed(self, reason: MissReason, blocks: int) -> None:
         """``blocks`` were missed for a reason."""
@@ -44,19 +31,15 @@ class Counters:
 
     def as_metrics(self) -> KVCacheMetrics:
         """A snapshot."""
-        return KVCacheMetrics(**asdict(self))
+        return KVCacheMetrics(**{name: getattr(self, name) for name in NAMES})
 
-    def copy(self) -> "Counters":
-        """What they are now."""
-        return replace(self)
-
-    def take_back_tokens(self, before: "Counters") -> None:
+    def take_back_tokens(self, before: KVCacheMetrics) -> None:
         """Tokens, hits and misses as they were ``before``; copies have been made all the same."""
-        for counter in fields(self):
-            if counter.name.endswith(("_tokens", "_served")) or counter.name.startswith("missed"):
-                setattr(self, counter.name, getattr(before, counter.name))
+        for name in NAMES:
+            if name.endswith(("_tokens", "_served")) or name.startswith("missed"):
+                setattr(self, name, getattr(before, name))
 
     def reset(self) -> None:
         """Set all to zero."""
-        for counter in fields(self):
-            setattr(self, counter.name, 0)
+        for name in NAMES:
+            setattr(self, name, 0)
