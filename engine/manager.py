@@ -324,13 +324,16 @@ class PagedKVCacheManager:
             await self._alloc(data, replica_idx, wait_s)
 
     async def _alloc(self, data: Context, replica_idx: int, wait_s: float) -> None:
-        if wait_s > 0:
-            plan = await self._plan_in_turn(data, replica_idx, wait_s)
-        else:
-            plan = await self._plan(data, replica_idx)
-        patient = self._options.slow_tier_policy == "wait"
-        while not await self._completed(data, replica_idx, plan):
-            plan = await self._plan(data, replica_idx, patient=patient)
+        deadline_s = anyio.current_time() + wait_s if wait_s > 0 else 0.0
+        patient = True
+        while True:
+            if wait_s > 0:
+                plan = await self._plan_in_turn(data, replica_idx, deadline_s, patient=patient)
+            else:
+                plan = await self._plan(data, replica_idx, patient=patient)
+            if await self._completed(data, replica_idx, plan):
+                return
+            patient = self._options.slow_tier_policy == "wait"
 
     def begin_alloc(
         self, ctx: Context, replica_idx: int, hit_limit: int | None = None
@@ -398,7 +401,7 @@ class PagedKVCacheManager:
         self._check_open()
         check_one_per_replica(self._state, replica_batches, "reserve")
         before: list[tuple[Context, int, int, int | None]] = []
-        counters = self._state.counters.copy()
+        counters = self._state.counters.as_metrics()
         try:
             try:
                 for replica, batch in enumerate(replica_batches):
@@ -850,15 +853,20 @@ class PagedKVCacheManager:
         if self._checks:
             invariants.check(state)
 
-    async def _plan_in_turn(self, ctx: Context, replica_idx: int, wait_s: float) -> AllocPlan:
+    async def _plan_in_turn(
+        self, ctx: Context, replica_idx: int, deadline_s: float, *, patient: bool
+    ) -> AllocPlan:
         """Plan an allocation once there are pages and nobody stands before it."""
         if required_pages(ctx, self.params) > self._state.pools[replica_idx].total:
             return await self._plan(ctx, replica_idx)  # It will never fit, and this says so.
-        with self._queues[replica_idx].place() as place, anyio.move_on_after(wait_s):
+        with (
+            self._queues[replica_idx].place() as place,
+            anyio.CancelScope(deadline=deadline_s),
+        ):
             while True:
                 if place.is_first:
                     with suppress(InsufficientBlocksError):
-                        return await self._plan(ctx, replica_idx)
+                        return await self._plan(ctx, replica_idx, patient=patient)
                 await place.changed()
                 self._check_open()
         raise allocation.refusal(self._state, ctx, replica_idx)

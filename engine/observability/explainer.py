@@ -52,6 +52,7 @@ class _Finding(NamedTuple):
 
 
 ON_DEVICE = _Finding("hit", "device")
+NEVER_SEEN = _Finding("missed", None, "never_seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +209,13 @@ class Explainer(Observer):
                 yield _Finding("hit", hit.tier, joined=True, load=load), key
             else:
                 yield _Finding("hit", hit.tier, load=loads[hit.tier, hit.peer]), key
+        rest = request.keys[end : plan.looked_up]
+        if plan.misses == {"never_seen": len(rest)}:
+            # So it is for most requests, and nothing more can be said of each.
+            yield from ((NEVER_SEEN, key) for key in rest)
+            return
         gap = False
-        for key in request.keys[end : plan.looked_up]:
+        for key in rest:
             tier = self._where(state, request, key)
             gap = gap or tier is None
             if tier is None:

@@ -9,17 +9,17 @@ Interval: TypeAlias = tuple[float, float]
 """Begin and end, in microseconds."""
 
 
-class ReadEvent(TypedDict, total=False):
-    """What is used of a trace event."""
+class ReadEvent(TypedDict):
+    """A trace event. Not every kind has all of these: ``ph`` and ``name`` say which it is."""
 
     ph: str
-    """What it is: ``X`` is a slice."""
+    """Its kind: ``X`` is a slice, which has all."""
     name: str
-    """What it is called."""
+    """What it is called; one called ``process_name`` has ``args``."""
     cat: str
     """The lane of a slice, without the number that tells overlapping ones apart."""
     pid: int
-    """The device, or what else the slice belongs to."""
+    """The device, or what else the event belongs to."""
     ts: float
     """Begin, in microseconds."""
     dur: float
@@ -67,9 +67,9 @@ def copy_overlaps(path: Path | str) -> list[CopyOverlap]:
     processes: dict[int, str] = {}
     intervals: dict[tuple[int, str], list[Interval]] = {}
     for event in _events_of(Path(path)):
-        if event.get("name") == "process_name":
+        if event["name"] == "process_name":
             processes[event["pid"]] = event["args"]["name"]
-        elif event.get("ph") == "X":
+        elif event["ph"] == "X":
             lane = intervals.setdefault((event["pid"], event["cat"]), [])
             lane.append((event["ts"], event["ts"] + event["dur"]))
     overlaps: list[CopyOverlap] = []
