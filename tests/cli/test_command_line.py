@@ -13,6 +13,7 @@ import pytest
 
 from pagedkv import __version__
 from pagedkv.cli.entry import stop_signals
+from pagedkv.engine.observability.overlap import copy_overlaps
 
 Pagedkv = Callable[..., Any]
 
@@ -48,21 +49,31 @@ def test_an_unknown_command_is_told_in_one_line(pagedkv: Pagedkv) -> None:
     assert outcome.err.count("\n") == 1
 
 
-def test_the_demo_shows_capacity_tiers_and_the_bound(pagedkv: Pagedkv) -> None:
-    result = pagedkv("demo", "--requests", 300, "--json").json
+def test_the_demo_shows_capacity_tiers_and_the_bound(pagedkv: Pagedkv, tmp_path: Path) -> None:
+    timeline = tmp_path / "timeline.json"
+    result = pagedkv("demo", "--requests", 300, "--timeline", timeline, "--json").json
     *device_only, unbounded, host, disk = result["runs"]
     rates = [run["hit_rate"] for run in [*device_only, unbounded]]
     assert rates == sorted(rates), "more pages never hurt here"
     assert unbounded["hit_rate"] == result["summary"]["infinite_cache_hit_rate"]
     assert disk["hit_rate"] > host["hit_rate"] > device_only[0]["hit_rate"]
     assert all(run["refused"] == 0 for run in result["runs"])
+    first, restarted = result["engine"]
+    assert abs(sum(first["hits"].values()) - sum(result["runs"][-1]["hits_by_tier"].values())) < 20
+    assert restarted["hits"]["disk"] > restarted["hits"]["host"], "the disk is warm, memory is not"
+    assert copy_overlaps(timeline)
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
 def test_the_demo_explains_itself_at_any_width(
-    pagedkv: Pagedkv, workload: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+    pagedkv: Pagedkv,
+    workload: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    columns: str,
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.chdir(tmp_path)
     outcome = pagedkv("demo", "--workload", workload)
     assert outcome.status == 0
     lines = outcome.out.splitlines()
@@ -70,7 +81,12 @@ def test_the_demo_explains_itself_at_any_width(
     assert lines == [line.rstrip() for line in lines], "no trailing blanks"
     assert lines[:3] == ["mix.jsonl.gz: 200 requests", lines[1], ""], "no word wraps"
     text = " ".join(outcome.out.split())
-    for sentence in ("Why the hit rate grows", "What host and disk bring back", "infinite-cache"):
+    for sentence in (
+        "Why the hit rate grows",
+        "What host and disk bring back",
+        "infinite-cache",
+        "The engine serves the workload",
+    ):
         assert sentence in text
 
 
