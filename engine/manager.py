@@ -139,6 +139,8 @@ class PagedKVCacheManager:
         """The parameters the manager was made with."""
         self.session = session
         """Devices and compute streams of the forwards."""
+        self.max_batch_size = max_batch_size
+        """Most requests of one replica in one ``runtime_inputs`` call."""
         self._options = TierOptions.from_connector_config(params.kv_connector_config)
         self._tiers = tiers = open_tiers(params, total_num_host_pages, files, disk)
         self._buffers = params.allocate_buffers(total_num_pages + 1)
@@ -170,6 +172,7 @@ class PagedKVCacheManager:
         self._log = OperatorLog()
         for name, tier in self._state.lower.tiers.items():
             self._log.tier_opened(name, capacity=tier.capacity, used=tier.used)
+        self._warn_of_settings()
         self._moves = Moves(
             self._state,
             self._mover,
@@ -308,8 +311,8 @@ class PagedKVCacheManager:
             data: The request.
             replica_idx: Where it was claimed.
             wait_s: Seconds to wait until there are pages. Those who wait hold nothing and are
-                served in the order of their coming; who does not wait is served at once, before
-                them, or not at all: a running request must not stand in line behind new ones.
+                served in the order of their coming. A request that holds pages already does not
+                wait: it is served at once, or not at all.
 
         Raises:
             InsufficientBlocksError: It does not fit, or will never; nothing was changed.
@@ -326,8 +329,10 @@ class PagedKVCacheManager:
     async def _alloc(self, data: Context, replica_idx: int, wait_s: float) -> None:
         deadline_s = anyio.current_time() + wait_s if wait_s > 0 else 0.0
         patient = True
+        # Who runs already does not stand in line behind who has not begun.
+        waits = wait_s > 0 and not self._state.request(data.request_id, replica_idx).pages
         while True:
-            if wait_s > 0:
+            if waits:
                 plan = await self._plan_in_turn(data, replica_idx, deadline_s, patient=patient)
             else:
                 plan = await self._plan(data, replica_idx, patient=patient)
@@ -681,7 +686,13 @@ class PagedKVCacheManager:
         return overview_of(self._state, waiting, self.get_metrics_aggregated())
 
     def attach(self, observer: Observer) -> None:
-        """Tell ``observer`` what happens from now on; see :mod:`pagedkv.engine.observability`."""
+        """Tell ``observer`` what happens from now on; see :mod:`pagedkv.engine.observability`.
+
+        Raises:
+            TypeError: It is no :class:`Observer`.
+        """
+        if not isinstance(observer, Observer):
+            raise TypeError(f"{observer!r} is no Observer: derive its class from that one")
         self._check_open()
         if self._watch is None:
             self._watch = self._moves.watch = Watch(self._state, self._streams)
@@ -759,6 +770,7 @@ class PagedKVCacheManager:
         A second call waits for the first. Cancelling it changes nothing, and returns at the end.
         """
         if not self._closed:
+            self._moves.check_loop()
             self._closing = asyncio.ensure_future(self._close())
         if self._closing is not None:
             await to_the_end(self._closing)
@@ -802,6 +814,22 @@ class PagedKVCacheManager:
             if self._debug_loop is not None:
                 self._debug_loop.close()
 
+    def _warn_of_settings(self) -> None:
+        """Say what is allowed, and hardly ever meant."""
+        config = self.params.kv_connector_config
+        if config is None:
+            return
+        unknown = (config.model_extra or {}).keys() - TierOptions.model_fields.keys()
+        if unknown:
+            self._log.options_not_known(sorted(unknown))
+        if self._tiers.disk is not None and config.disk_offload_dir is not None:
+            if self._options.model_fingerprint is None:
+                self._log.disk_starts_cold(config.disk_offload_dir)
+            if self._tiers.disk.strangers:
+                self._log.strangers_dropped(
+                    config.disk_offload_dir, len(self._tiers.disk.strangers)
+                )
+
     def _plan_state(
         self, total_num_pages: int, total_num_host_pages: int, tracer: Tracer | None
     ) -> State:
@@ -833,21 +861,24 @@ class PagedKVCacheManager:
     def _check_open(self) -> None:
         if self._closed:
             raise ManagerClosedError
+        self._moves.check_loop()
 
     def _emit_simple(self, event: MetricsReset | WriteBudgetRenewed | Closed) -> None:
         if self._state.tracer is not None:
             self._state.tracer.emit(event)
 
     def _acted(self) -> None:
-        """After every decision: begin what was issued, let go what was given up, wake who waits."""
+        """After every decision: let go what was given up, begin what was issued, wake who waits."""
         state = self._state
+        for name, tier in state.lower.tiers.items():
+            if tier.given_up:
+                # Before a slot is written anew.
+                if name == "disk" and self._tiers.disk is not None:
+                    for slot in tier.given_up:
+                        self._tiers.disk.forget(slot)
+                tier.given_up.clear()
         while state.issued:
             self._moves.begin(state.take_issued())
-        disk = state.lower.tiers.get("disk")
-        if disk is not None and disk.given_up and self._tiers.disk is not None:
-            for slot in disk.given_up:
-                self._tiers.disk.forget(slot)
-            disk.given_up.clear()
         for queue in self._queues:
             queue.pages_came_free()
         if self._checks:

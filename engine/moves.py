@@ -14,10 +14,21 @@ from pagedkv.engine.planner import settling
 from pagedkv.engine.planner.state import State
 from pagedkv.engine.planner.transfer import Transfer
 from pagedkv.engine.streams.stream import DeviceFailedError
+from pagedkv.reference.errors import PagedKVError
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.tier_names import FailReason
 
 logger = logging.getLogger(__name__)
+
+
+class WrongLoopError(PagedKVError, RuntimeError):
+    """A manager is called from a thread or an event loop that is not its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this manager belongs to another event loop, where its transfers run: call it from "
+            "there, for example with asyncio.run_coroutine_threadsafe, and close it there"
+        )
 
 
 class Moves:
@@ -54,11 +65,21 @@ class Moves:
         self._when_settled = when_settled
         self._auto_land = auto_land
         self._debug_loop = debug_loop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._debug_queue: deque[Transfer] = deque()
         self._marks: dict[str, Marks] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._held_back: list[Transfer] = []
         self._failing: set[asyncio.Task[None]] = set()
+
+    def check_loop(self) -> None:
+        """Refuse calls from anywhere but the event loop where transfers run.
+
+        Raises:
+            WrongLoopError: They run on another one.
+        """
+        if self._loop is not None and running_loop() is not self._loop:
+            raise WrongLoopError
 
     def begin(self, transfers: Sequence[Transfer]) -> None:
         """Note where the devices are, before another forward is launched, and move the bytes."""
@@ -77,8 +98,8 @@ class Moves:
             if self._debug_loop is not None:
                 self._debug_queue.append(transfer)
                 continue
-            task = asyncio.get_running_loop().create_task(self._move(transfer))
-            self._tasks[transfer.id] = task
+            self._loop = asyncio.get_running_loop()
+            self._tasks[transfer.id] = self._loop.create_task(self._move(transfer))
 
         if len(self._debug_queue) == len(transfers):  # Otherwise somebody below is at it.
             self._move_one_by_one()
@@ -221,3 +242,11 @@ class Moves:
                     self._fail(transfer, "unavailable", transfer.keys)
                     self.poison(device_idx // self._shards, text)
         self._when_settled()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

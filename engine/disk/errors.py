@@ -1,5 +1,6 @@
 """What can be wrong with a disk directory: one class per reason."""
 
+import os
 from pathlib import Path
 
 from pagedkv.reference.errors import PagedKVError
@@ -23,10 +24,14 @@ class DirectoryInUseError(PagedKVError, RuntimeError):
         """The directory in question."""
         self.pid = pid
         """The process that has it open; ``None`` if it has not said so yet."""
-        holder = "another process" if pid is None else f"process {pid}"
+        if pid == os.getpid():
+            holder, remedy = "this process, by another manager", "close that one"
+        else:
+            holder = "another process" if pid is None else f"process {pid}"
+            remedy = "end that one"
         super().__init__(
-            f"disk_offload_dir {str(directory)!r} is open in {holder}; "
-            "end that one, or choose another directory"
+            f"disk_offload_dir {str(directory)!r} is open in {holder}; {remedy}, or choose another "
+            "directory"
         )
 
 

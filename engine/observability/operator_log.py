@@ -7,7 +7,7 @@ written, and the next one says how many were left out.
 
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 from pagedkv.engine.planner.transfer import Transfer
 from pagedkv.reference.tier_names import FailReason, LowerTier
@@ -37,6 +37,30 @@ class OperatorLog:
             capacity,
             used,
             extra={"kv_tier": tier, "kv_capacity_blocks": capacity, "kv_used_blocks": used},
+        )
+
+    def disk_starts_cold(self, directory: str) -> None:
+        """Blocks on disk have no namespace that a restart could recognise (NS-2)."""
+        logger.warning(
+            "disk_offload_dir %s starts cold, now and at every start: set model_fingerprint to a "
+            "name of the weights",
+            directory,
+        )
+
+    def strangers_dropped(self, directory: str, blocks: int) -> None:
+        """A directory had blocks of other weights (NS-3)."""
+        logger.warning(
+            "disk_offload_dir %s had %d blocks under another model_fingerprint, or none: they were "
+            "dropped",
+            directory,
+            blocks,
+            extra={"kv_dropped_blocks": blocks},
+        )
+
+    def options_not_known(self, names: Collection[str]) -> None:
+        """The connector's config has fields that nothing here reads."""
+        logger.warning(
+            "kv_connector_config has fields that the engine does not know: %s", ", ".join(names)
         )
 
     def transfer_failed(self, transfer: Transfer, reason: FailReason, blocks: int) -> None:

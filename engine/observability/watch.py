@@ -3,9 +3,11 @@
 The manager has one while anybody observes it, and otherwise ``None``.
 """
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from pagedkv.engine.observability.observer import Observer
 from pagedkv.engine.observability.records import (
@@ -20,6 +22,8 @@ from pagedkv.engine.planner.transfer import Transfer
 from pagedkv.engine.streams.stream import Copy, StreamName, Streams
 from pagedkv.reference.context import Context
 from pagedkv.reference.tier_names import FailReason
+
+logger = logging.getLogger("pagedkv.engine")
 
 
 class Watch:
@@ -57,8 +61,7 @@ class Watch:
         self._num_allocs += 1
         alloc = AllocRecord(self._num_allocs, ctx.request_id, replica_idx, self.clock())
         self._allocs[ctx.request_id] = alloc
-        for observer in self.observers:
-            observer.alloc_began(alloc)
+        self._tell("alloc_began", alloc)
         try:
             yield
         except BaseException as error:
@@ -68,8 +71,7 @@ class Watch:
             alloc.ended_s = self.clock()
             if self._allocs.get(ctx.request_id) is alloc:
                 del self._allocs[ctx.request_id]
-            for observer in self.observers:
-                observer.alloc_ended(alloc)
+            self._tell("alloc_ended", alloc)
 
     def alloc_planning(self) -> None:
         """An allocation looks for its blocks, and then takes pages from others."""
@@ -89,8 +91,7 @@ class Watch:
                 self.transfers[transfer_id].requests.append(ctx.request_id)
             elif transfer_id in about_to_be_issued:
                 self._waiting[transfer_id] = [ctx.request_id]
-        for observer in self.observers:
-            observer.alloc_planned(ctx.request_id, self.state.requests[ctx.request_id], plan)
+        self._tell("alloc_planned", ctx.request_id, self.state.requests[ctx.request_id], plan)
 
     def transfer_issued(self, transfer: Transfer) -> None:
         """A transfer is in flight."""
@@ -99,15 +100,13 @@ class Watch:
         waiting = self._waiting.pop(transfer.id, [])
         record = TransferRecord(transfer, nbytes, self.clock(), waiting)
         self.transfers[transfer.id] = record
-        for observer in self.observers:
-            observer.transfer_issued(record)
+        self._tell("transfer_issued", record)
 
     def blocks_read(self, transfer: Transfer) -> None:
         """All blocks of a load from disk are in host memory."""
         record = self.transfers.get(transfer.id)
         if record is not None:
-            for observer in self.observers:
-                observer.blocks_read(record)
+            self._tell("blocks_read", record)
 
     def copies_of(self, transfer: Transfer) -> WatchedCopies:
         """Streams for the copies of a transfer."""
@@ -125,8 +124,7 @@ class Watch:
         blocks = sum(copy.count for copy in copies)
         nbytes = blocks * copies[0].source.rows.shape[1]
         copy = CopyRecord(transfer, device_idx, stream, blocks, nbytes, began_s, self.clock())
-        for observer in self.observers:
-            observer.copied(copy)
+        self._tell("copied", copy)
 
     @contextmanager
     def disk_operation(self, operation: DiskOperation) -> Iterator[None]:
@@ -138,8 +136,7 @@ class Watch:
             failed = False
         finally:
             seconds = self.clock() - began_s
-            for observer in self.observers:
-                observer.disk_operated(operation, seconds, failed=failed)
+            self._tell("disk_operated", operation, seconds, failed=failed)
 
     def transfer_settled(self, transfer_id: str, reason: FailReason | None) -> None:
         """A transfer has landed, or failed for a ``reason``."""
@@ -147,8 +144,7 @@ class Watch:
         if record is None:
             return
         record.ended_s, record.reason = self.clock(), reason
-        for observer in self.observers:
-            observer.transfer_settled(record)
+        self._tell("transfer_settled", record)
 
     def replica_poisoned(self) -> None:
         """A device has failed, and with it transfers that nobody has settled one by one."""
@@ -157,5 +153,14 @@ class Watch:
 
     def released(self, request_id: Hashable) -> None:
         """A request is forgotten."""
-        for observer in self.observers:
-            observer.released(request_id)
+        self._tell("released", request_id)
+
+    # Any: the arguments of whichever hook it is.
+    def _tell(self, hook: str, *args: Any, **options: Any) -> None:
+        """Call a hook of every observer. One that fails must not harm who is served: it goes."""
+        for observer in tuple(self.observers):
+            try:
+                getattr(observer, hook)(*args, **options)
+            except Exception:
+                logger.exception("%r has failed in %s: it is told nothing any more", observer, hook)
+                self.observers.remove(observer)

@@ -121,6 +121,7 @@ class TierSlots:
             del self.pins[slot]
             if slot in self.leaving:
                 self.leaving.remove(slot)
+                self.given_up.append(slot)  # once more: it may have been written since
                 self._free(slot)
 
     def drop(self, slot: int, key: PageKey) -> None:

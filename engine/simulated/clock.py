@@ -22,7 +22,7 @@ class StandstillError(RuntimeError):
         self.now_s = now_s
         """When."""
         super().__init__(
-            f"nothing will ever happen after {now_s:.6f} s: no task can go on, and no timer is set; "
+            f"nothing will ever happen after {now_s:.6f} s: no task can go on and no timer is set; "
             "look for what the tasks of the traceback wait for"
         )
 

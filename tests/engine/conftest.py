@@ -23,7 +23,8 @@ class Making:
     # The fields of a setup are passed through: their types are the setup's.
     def setup(self, **fields: Any) -> ManagerSetup:
         defaults: dict[str, Any] = {"page_size": 4, "total_num_pages": 16, "max_batch_size": 4}
-        return ManagerSetup(**(defaults | {"tracer": self.events} | fields))
+        defaults |= {"tracer": self.events} | fields
+        return ManagerSetup(**defaults)
 
     def engine(self, streams: Streams | None = None, **fields: Any) -> PagedKVCacheManager:
         setup = self.setup(**fields)
