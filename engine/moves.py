@@ -231,16 +231,15 @@ class Moves:
         self, transfer: Transfer, failure: MoveFailedError | DeviceFailedError | None
     ) -> None:
         if transfer.id in self._state.in_flight:
-            match failure:
-                case None:
-                    settling.land(self._state, transfer.id)
-                    if self.watch is not None:
-                        self.watch.transfer_settled(transfer.id, None)
-                case MoveFailedError(reason=reason, keys=keys):
-                    self._fail(transfer, reason, keys)
-                case DeviceFailedError(device_idx=device_idx, reason=text):
-                    self._fail(transfer, "unavailable", transfer.keys)
-                    self.poison(device_idx // self._shards, text)
+            if failure is None:
+                settling.land(self._state, transfer.id)
+                if self.watch is not None:
+                    self.watch.transfer_settled(transfer.id, None)
+            elif isinstance(failure, MoveFailedError):
+                self._fail(transfer, failure.reason, failure.keys)
+            else:
+                self._fail(transfer, "unavailable", transfer.keys)
+                self.poison(failure.device_idx // self._shards, failure.reason)
         self._when_settled()
 
 

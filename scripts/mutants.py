@@ -1,11 +1,12 @@
-"""Mutation score of the reference: how many small changes to it do checks and tests notice?
+"""Mutation score of reference or engine: how many small changes do checks and tests notice?
 
-cosmic-ray makes the mutants and runs the suite, the recorded traces and tests/reference on each,
-in a copy of the repository, until one of them fails. This script draws a sample, and adds what
+cosmic-ray makes the mutants and runs the suite and its target's tests on each, in a copy of the
+repository, until one of them fails. This script draws a sample, and adds what
 cosmic-ray lacks: mutants without a statement, and scores by module. docs/mutants.md has a result.
 
     nice python scripts/mutants.py --sample 150    # some mutants of all modules: half an hour
     python scripts/mutants.py pool matching        # all mutants of these modules
+    python scripts/mutants.py --target engine --sample 40    # of the engine's planner
     python scripts/mutants.py --table-only         # write the table of hand-made mutants anew
 """
 
@@ -57,6 +58,9 @@ TEST_TIMEOUT_S, MUTANT_TIMEOUT_S = 40, 120.0
 """Longest a test, and all tests of a mutant, may take: what hangs is noticed. For the reference it
 is 15 and 45 on a slow machine."""
 
+TARGETS = {"reference": Path("reference"), "engine": Path("engine/planner")}
+"""What can be changed, and where its modules are."""
+
 SLOW = "test_random_runs.py"
 """Of the tests, the one that goes last: it takes as long as all others."""
 
@@ -94,7 +98,8 @@ OPERATOR_PROVIDERS["pagedkv"] = {"DropStatement": DropStatement}
 def main() -> None:
     """Draw mutants, run the tests on them, report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="modules of the reference")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="modules of the target")
+    parser.add_argument("--target", choices=TARGETS, default="reference", help="what is changed")
     parser.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn by lot")
     parser.add_argument("--seed", type=int, default=0, help="of that lot")
     parser.add_argument("--table-only", action="store_true", help="run nothing; see above")
@@ -108,14 +113,15 @@ def main() -> None:
     )
     os.chdir(copy)
     os.environ |= {"PYTHONPATH": str(copy / "src"), "CI": "1"}
-    command = test_command()
+    command = test_command() if options.target == "reference" else engine_test_command()
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
-        sys.exit("the reference itself fails: nothing could be concluded")
+        sys.exit(f"the {options.target} itself fails: nothing could be concluded")
     config = ConfigDict({"test-command": shlex.join(command), "timeout": MUTANT_TIMEOUT_S})
     config["distributor"] = {"name": "local"}
-    names = options.modules or [path.stem for path in Path("reference").glob("*.py")]
+    folder = TARGETS[options.target]
+    names = options.modules or [path.stem for path in folder.glob("*.py")]
     with use_db(str(copy / "session.sqlite")) as session:
-        init([Path("reference", f"{name}.py") for name in sorted(names)], session, {})
+        init([folder / f"{name}.py" for name in sorted(names)], session, {})
         everything = [item for item in session.work_items if is_telling(item.mutations[0])]
         everything.sort(key=lambda item: str(item.mutations))
         random.Random(options.seed).shuffle(everything)
@@ -136,6 +142,16 @@ def test_command() -> list[str]:
     selected = [suite[0], *map(str, tests[:-1]), f"{suite[1]}::test_reference", str(tests[-1])]
     options = ["-qx", f"--timeout={TEST_TIMEOUT_S}", "-p", "no:cacheprovider"]
     return [sys.executable, "-m", "pytest", *options, *selected]
+
+
+def engine_test_command() -> list[str]:
+    """Seeds with all faults, cancellations, real threads, and the suite."""
+    names = ("faults_seeds", "cancellation", "admission", "concurrent_runs")
+    tests = [f"tests/engine/test_{name}.py" for name in names]
+    pytest = [sys.executable, "-m", "pytest", "-qx", f"--timeout={TEST_TIMEOUT_S}"]
+    suite = [sys.executable, "-m", "pagedkv", "conformance", "--impl", "engine", "--examples", "20"]
+    both = f"{shlex.join([*pytest, '-p', 'no:cacheprovider', *tests])} && {shlex.join(suite)}"
+    return ["sh", "-c", both]
 
 
 def is_telling(mutation: MutationSpec) -> bool:
