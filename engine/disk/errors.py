@@ -24,11 +24,9 @@ class DirectoryInUseError(PagedKVError, RuntimeError):
         """The directory in question."""
         self.pid = pid
         """The process that has it open; ``None`` if it has not said so yet."""
+        holder, remedy = "another process" if pid is None else f"process {pid}", "end that one"
         if pid == os.getpid():
-            holder, remedy = "this process, by another manager", "close that one"
-        else:
-            holder = "another process" if pid is None else f"process {pid}"
-            remedy = "end that one"
+            holder, remedy = f"{holder}, which is this one", "close the manager that has it"
         super().__init__(
             f"disk_offload_dir {str(directory)!r} is open in {holder}; {remedy}, or choose another "
             "directory"

@@ -32,10 +32,11 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 async def test_tiers_are_told_when_opened_and_the_end_when_it_comes(
     make: Making, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manager = make.engine(host_pages=8, disk_pages=20, disk_dir=tmp_path)
+    tiers = {"host_pages": 8, "disk_pages": 20, "disk_dir": tmp_path, "model_fingerprint": "m"}
+    manager = make.engine(**tiers)
     await serve(manager, make.request(prompt(2), "r"))
     await manager.aclose()
-    again = make.engine(host_pages=8, disk_pages=20, disk_dir=tmp_path)
+    again = make.engine(**tiers)
     await again.aclose()
     told = [line for line in lines(caplog, logging.INFO) if "opened" in line]
     assert told[:2] == [
@@ -66,7 +67,7 @@ async def test_full_disk_is_told(
     make: Making, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = FaultyFiles()
-    setup = make.setup(host_pages=8, disk_pages=20, disk_dir=tmp_path)
+    setup = make.setup(host_pages=8, disk_pages=20, disk_dir=tmp_path, model_fingerprint="m")
     manager = PagedKVCacheManager(
         setup.params(), setup.session(), 16, 8, max_batch_size=4, files=files
     )
@@ -92,7 +93,7 @@ async def test_tier_that_is_too_slow_is_told(
     make: Making, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = FaultyFiles()
-    setup = make.setup(host_pages=4, disk_pages=40, disk_dir=tmp_path)
+    setup = make.setup(host_pages=4, disk_pages=40, disk_dir=tmp_path, model_fingerprint="m")
     params = setup.params()
     config = params.kv_connector_config
     assert config is not None
@@ -110,6 +111,19 @@ async def test_tier_that_is_too_slow_is_told(
         "request 'again' computes what slow tiers did not bring within 0.01 s"
     ]
     await manager.aclose()
+
+
+async def test_what_is_hardly_ever_meant_is_told(
+    make: Making, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiers = {"host_pages": 8, "disk_pages": 20, "disk_dir": tmp_path}
+    first = make.engine(**tiers, model_fingerprint="mine")
+    await serve(first, make.request(prompt(2), "r"))
+    await first.aclose()
+    await make.engine(**tiers).aclose()
+    cold, dropped = lines(caplog, logging.WARNING)
+    assert "starts cold" in cold and "model_fingerprint" in cold
+    assert "had 2 blocks under another model_fingerprint" in dropped
 
 
 class Clock:

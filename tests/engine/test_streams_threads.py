@@ -92,8 +92,10 @@ async def test_event_loop_runs_on_while_a_task_waits() -> None:
 async def test_failed_copy_fails_its_device_and_says_why() -> None:
     streams, pages = ThreadStreams(2), memory("p", 1)
     wide = Memory("wide", torch.zeros(1, 9, dtype=torch.uint8))
-    failed = streams.copy(0, "onload", [Copy(pages, 0, wide, 0)])
+    both_are_enqueued = ThreadEvent()
+    failed = streams.copy(0, "onload", [Copy(pages, 0, wide, 0)], [both_are_enqueued])
     behind = streams.copy(0, "onload", [Copy(pages, 1, memory("s", 2), 1)])
+    both_are_enqueued.land()
     for event in (failed, behind):
         with pytest.raises(DeviceFailedError, match=r"device 0 has failed: .*shape"):
             await streams.finished(event)

@@ -334,3 +334,26 @@ async def test_where_direct_io_is_impossible_one_warning_says_why(
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert reason in warnings[0]
+
+
+async def test_a_slot_is_not_overwritten_before_its_old_row_is_gone(disk: Disk) -> None:
+    """Or a process killed in between leaves a row that stands for other bytes."""
+    directory = disk.open()
+    await disk.write(directory, a=0)
+    await directory.flush()
+    may_go, apply = threading.Event(), directory._opened.index.apply
+
+    def late(*changes: Any, **options: Any) -> None:
+        may_go.wait()
+        apply(*changes, **options)
+
+    directory._opened.index.apply = late
+    write = asyncio.ensure_future(disk.write(directory, b=0))
+    await asyncio.sleep(0.05)
+    on_disk = memoryview(bytearray(disk.block_nbytes))
+    directory._slab.read(0, on_disk)
+    still_there = on_disk == disk.content("a")
+    may_go.set()
+    await write
+    assert still_there
+    assert await disk.holds(directory, "b", 0)
