@@ -5,6 +5,7 @@ import errno
 import logging
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,8 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 async def test_tiers_are_told_when_opened_and_the_end_when_it_comes(
     make: Making, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tiers = {"host_pages": 8, "disk_pages": 20, "disk_dir": tmp_path, "model_fingerprint": "m"}
+    tiers: dict[str, Any] = {"host_pages": 8, "disk_pages": 20, "disk_dir": tmp_path}
+    tiers["model_fingerprint"] = "m"
     manager = make.engine(**tiers)
     await serve(manager, make.request(prompt(2), "r"))
     await manager.aclose()
@@ -116,7 +118,7 @@ async def test_tier_that_is_too_slow_is_told(
 async def test_what_is_hardly_ever_meant_is_told(
     make: Making, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tiers = {"host_pages": 8, "disk_pages": 20, "disk_dir": tmp_path}
+    tiers: dict[str, Any] = {"host_pages": 8, "disk_pages": 20, "disk_dir": tmp_path}
     first = make.engine(**tiers, model_fingerprint="mine")
     await serve(first, make.request(prompt(2), "r"))
     await first.aclose()
