@@ -45,8 +45,8 @@ class Timeline(Observer):
 
     Args:
         capacity: Most entries to keep; the oldest go first. About 500 bytes each.
-        stream_to: A file that gets every entry; then only a few are kept in memory. It is readable
-            at any time, also after a crash.
+        stream_to: A file that gets every entry, a few hundred at once; :meth:`close` writes the
+            last of them. What is there can be read after a crash.
         clock: Seconds that never go back; those of the watch once it is attached.
 
     Raises:
