@@ -13,9 +13,10 @@ that is taken evicts another. Measured are hash, look-up, allocation, commit and
 
 import gc
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,32 @@ def prompt(number: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     return np.concatenate([shared, own])
 
 
+# Any: MAX's manager, whose methods are those of ours, and its context.
+def phases_of(manager: Any, ctx: Any, *, with_inputs: bool) -> dict[str, float]:
+    """Serve one request on our manager, or on MAX's; seconds by phase."""
+    start = perf_counter()
+    manager.claim(ctx.request_id, 0)
+    allocation = manager.alloc(ctx, 0)
+    if isinstance(allocation, Coroutine):
+        now(allocation)
+    allocated = perf_counter()
+    if with_inputs:
+        manager.runtime_inputs([[ctx]])
+    prepared = perf_counter()
+    ctx.update(5)
+    sampled = perf_counter()
+    manager.step([[ctx]])
+    stepped = perf_counter()
+    manager.release(ctx.request_id, 0)
+    released = perf_counter()
+    return {
+        "alloc": allocated - start,
+        "inputs": prepared - allocated,
+        "step": stepped - sampled,
+        "release": released - stepped,
+    }
+
+
 def engine(algorithm: HashAlgorithm, *, with_inputs: bool = False) -> Subject:
     """Ours, without tiers below the device."""
     manager = bookkeeper(NUM_PAGES, page_size=PAGE_SIZE, kv_hash_algo=algorithm)
@@ -50,25 +77,7 @@ def engine(algorithm: HashAlgorithm, *, with_inputs: bool = False) -> Subject:
         ctx = TextContext(
             max_length=2 * NUM_TOKENS, tokens=TokenBuffer(prompt(number)), request_id=f"r{number}"
         )
-        start = perf_counter()
-        manager.claim(ctx.request_id, 0)
-        now(manager.alloc(ctx, 0))
-        allocated = perf_counter()
-        if with_inputs:
-            manager.runtime_inputs([[ctx]])
-        prepared = perf_counter()
-        ctx.update(5)
-        sampled = perf_counter()
-        manager.step([[ctx]])
-        stepped = perf_counter()
-        manager.release(ctx.request_id, 0)
-        released = perf_counter()
-        return {
-            "alloc": allocated - start,
-            "inputs": prepared - allocated,
-            "step": stepped - sampled,
-            "release": released - stepped,
-        }
+        return phases_of(manager, ctx, with_inputs=with_inputs)
 
     return serve
 
@@ -154,24 +163,7 @@ def max_manager() -> Subject:
             max_length=2 * NUM_TOKENS,
             tokens=MaxTokenBuffer(prompt(number)),
         )
-        start = perf_counter()
-        manager.claim(ctx.request_id, 0)
-        manager.alloc(ctx, 0)
-        allocated = perf_counter()
-        manager.runtime_inputs([[ctx]])
-        prepared = perf_counter()
-        ctx.update(5)
-        sampled = perf_counter()
-        manager.step([[ctx]])
-        stepped = perf_counter()
-        manager.release(ctx.request_id, 0)
-        released = perf_counter()
-        return {
-            "alloc": allocated - start,
-            "inputs": prepared - allocated,
-            "step": stepped - sampled,
-            "release": released - stepped,
-        }
+        return phases_of(manager, ctx, with_inputs=True)
 
     return serve
 

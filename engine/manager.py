@@ -1,7 +1,6 @@
 """The asyncio manager: the planner decides on the event loop, the movers work beside it."""
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -74,14 +73,12 @@ from pagedkv.reference.inputs import (
     KVCacheInputs,
     KVCacheInputsInterface,
 )
-from pagedkv.reference.lengths import cache_length, query_length, required_pages
+from pagedkv.reference.lengths import cache_length, ceil_div, query_length, required_pages
 from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
 from pagedkv.reference.params import KVCacheParamInterface
 from pagedkv.reference.sizing import compute_num_disk_blocks
 from pagedkv.reference.tensor_types import Buffer
 from pagedkv.reference.tier_names import FailReason, LowerTier
-
-logger = logging.getLogger(__name__)
 
 
 class PagedKVCacheManager:
@@ -154,7 +151,6 @@ class PagedKVCacheManager:
             HostRows("passing", tiers.passing, units[0]) if tiers.passing else None,
         )
         self._state = self._plan_state(total_num_pages, total_num_host_pages, tracer)
-        self._state.page_nbytes = sum(unit.nbytes * len(unit.memories) for unit in units[0])
         self._inputs = [
             InputTables(
                 self._streams,
@@ -538,9 +534,9 @@ class PagedKVCacheManager:
             size = self.params.page_size
             for ctx, request in rows:
                 cached = cache_length(ctx)
-                end = -(-(cached + query_length(ctx)) // size)
+                end = ceil_div(cached + query_length(ctx), size)
                 reads, writes = (
-                    request.pages[: -(-cached // size)],
+                    request.pages[: ceil_div(cached, size)],
                     request.pages[cached // size : end],
                 )
                 self._mover.copier.launched(replica, reads, writes)

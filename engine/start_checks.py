@@ -4,7 +4,8 @@ from pagedkv.reference.param_interface import KVCacheParamInterface, whole_numbe
 from pagedkv.reference.sizing import check_host_memory
 
 BOOKKEEPING_NBYTES = 250
-"""What the bookkeeping of a page takes once it caches something; see docs/engine.md."""
+"""About what the bookkeeping of a page takes at least, once it caches something: measured by
+``benchmarks/growth.py``, see docs/benchmarks.md."""
 
 TABLE_ENTRY_NBYTES = 4
 """A page id in a lookup table: int32."""

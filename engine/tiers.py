@@ -66,12 +66,15 @@ class Tiers:
         """Give everything back and write nothing."""
         if self.disk is not None:
             await self.disk.crash()
-        await Tiers(self.host, passing=self.passing).aclose([])
+        self._unmap()
 
     async def aclose(self, disk_slots_oldest_first: list[int]) -> None:
         """Write what is to be written, and give files, locks and memory back."""
         if self.disk is not None:
             await self.disk.aclose(disk_slots_oldest_first)
+        self._unmap()
+
+    def _unmap(self) -> None:
         for pool in (self.host, self.passing):
             if pool is not None:
                 pool.close()
