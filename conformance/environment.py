@@ -76,6 +76,10 @@ class Environment(Server):
         pages = list(self.manager.get_req_blocks(name, request.replica))
         self.log.result(f"pages {pages}, window from {ctx.tokens.processed_length}")
         self.model.allocated(ctx, pages, processed, found)
+        for transfer in self.in_flight():
+            if transfer.id in self.submitted - self.stale:
+                for key, page in zip(transfer.keys, transfer.pages, strict=True):
+                    self.model.arriving(transfer.replica, page, self._blocks[key])
         self._check_cached_length(ctx, cached_before, processed)
         self._check_cached(ctx)
         self.check()
@@ -95,12 +99,29 @@ class Environment(Server):
         """Transfers that have neither landed nor failed, in the order of their issue."""
         return list(self.manager.in_flight())
 
+    def submit(self, transfer: Any) -> None:
+        """What can fail of a load has been done, but it has not landed."""
+        self.log.call(f"manager.submit({transfer.id!r})")
+        self.manager.submit(transfer.id)
+        if transfer.id in {other.id for other in self.in_flight()}:
+            self.submitted.add(transfer.id)
+        else:
+            for page in transfer.pages:
+                self.model.landed(transfer.replica, page, None, lost=True)
+        self.check()
+
+    def submit_loads(self) -> None:
+        """All loads from below are submitted."""
+        for transfer in self.loads():
+            if transfer.source != "peer" and transfer.id not in self.submitted:
+                self.submit(transfer)
+
     def land(self, transfer: Any) -> None:
         """The bytes of a transfer have arrived."""
         self.log.call(f"manager.land({transfer.id!r})")
         shows = transfer.target == "device" and transfer.id not in self.stale
         pairs = list(zip(transfer.keys, transfer.pages, strict=True)) if shows else []
-        damaged = transfer.id in self.damaged
+        damaged = transfer.id in self.damaged and transfer.id not in self.submitted
         self.manager.land(transfer.id)
         for key, page in pairs:
             self.model.landed(transfer.replica, page, self._blocks.get(key), lost=damaged)

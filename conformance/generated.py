@@ -152,6 +152,14 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Submit:
+    """A load in flight is submitted, where the manager knows that."""
+
+    which: int
+    """Its place among the loads from below that are not."""
+
+
+@dataclass(frozen=True)
 class Land:
     """A transfer in flight lands."""
 
@@ -186,6 +194,7 @@ Move = (
     | Reset
     | Finish
     | Cancel
+    | Submit
     | Land
     | LandAll
     | Fail
@@ -268,6 +277,7 @@ def moves(implementation: Implementation, *, controlled: bool) -> st.SearchStrat
             st.builds(Finish, place, st.booleans()),
             st.builds(Finish, place),
             st.builds(Cancel, place),
+            st.builds(Submit, place),
             st.builds(Land, place),
             st.builds(Land, place),
             st.builds(LandAll),
@@ -343,13 +353,17 @@ class Player:
                     self.driver.cancel(ctx)
                     self.waiting.remove(ctx)
                     self.live.append(ctx)
+            case Submit(which):
+                if transfer := _at(self._deferrable(), which):
+                    self.driver.submit(transfer)
             case Land(which):
                 if transfer := _at(self.driver.in_flight(), which):
                     self.driver.land(transfer)
             case LandAll():
                 self.driver.land_all()
             case Fail(which, reason):
-                if transfer := _at(self.driver.in_flight(), which):
+                unsure = [t for t in self.driver.in_flight() if t.id not in self.driver.submitted]
+                if transfer := _at(unsure, which):
                     self.driver.fail(transfer, reason)
 
     def _admit(self, move: Admit) -> TextContext:
@@ -416,13 +430,21 @@ class Player:
     def _finish(self, ctx: TextContext, land: bool) -> None:
         waits_for = self.driver.pending[ctx.request_id].transfers
         for transfer in self.driver.in_flight():
-            if transfer.id in waits_for:
+            if transfer.id in waits_for and transfer.id not in self.driver.submitted:
                 if not land:
                     return
                 self.driver.land(transfer)
         self.driver.finish(ctx)
         self.waiting.remove(ctx)
         self.live.append(ctx)
+
+    # Any: transfers of whatever class the implementation has; see ControlledManager.
+    def _deferrable(self) -> list[Any]:
+        """Loads that can be submitted and are not."""
+        if not self.driver.can("deferral"):
+            return []
+        submitted = self.driver.submitted
+        return [t for t in self.driver.loads() if t.source != "peer" and t.id not in submitted]
 
 
 def _prompt(length: int, differs_at: int) -> list[int]:
@@ -476,7 +498,12 @@ def slow_tier_runs(implementation: Implementation, *, controlled: bool) -> st.Se
     ]
     if controlled:
         kinds += [
-            *(st.builds(Finish, place), st.builds(Land, place), st.builds(LandAll)),
+            *(
+                st.builds(Finish, place),
+                st.builds(Submit, place),
+                st.builds(Land, place),
+                st.builds(LandAll),
+            ),
             st.builds(Fail, place, st.sampled_from(REASONS)),
         ]
     if "reset" in offered:

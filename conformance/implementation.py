@@ -27,6 +27,7 @@ Capability = Literal[
     "disk",
     "store",
     "transfers",
+    "deferral",
     "prefetch",
     "events",
     "async",
@@ -53,6 +54,7 @@ METHODS: dict[Capability, tuple[str, ...]] = {
     "dummy": ("alloc_dummy",),
     "reserve": ("reserve",),
     "transfers": ("begin_alloc", "finish_alloc", "cancel_alloc", "in_flight", "land", "fail"),
+    "deferral": ("submit",),
     "prefetch": ("prefetch",),
     "shutdown": ("shutdown",),
     "poison": ("poison",),
@@ -211,6 +213,17 @@ class ControlledManager(Protocol):
         self, transfer_id: str, reason: FailReason, keys: Iterable[PageKey] | None = None
     ) -> None:
         """A transfer has failed, through the fault of ``keys``, by default all."""
+        ...
+
+
+class DeferringManager(Protocol):
+    """A controlled manager with the capability ``deferral``: it serves before a load has landed.
+
+    That is for schedulers which have the device wait for the copies in place of the host (XFER-8).
+    """
+
+    def submit(self, transfer_id: str) -> None:
+        """What can fail of a load is done; whoever reads its pages from now on finds its bytes."""
         ...
 
 

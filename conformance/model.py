@@ -333,6 +333,13 @@ class Model:
         """A planned allocation is complete, or undone."""
         self.requests[request_id].planned = ()
 
+    def arriving(self, replica: int, page: int, block: Block) -> None:
+        """An allocation has returned whose load was submitted: it is still to land (XFER-8)."""
+        device = self.devices[replica]
+        if device.content.pop(page, None) is not None and device.sure.get(block) == page:
+            del device.sure[block]
+        device.loading[page] = block
+
     def landed(self, replica: int, page: int, block: Block | None, *, lost: bool) -> None:
         """A load into a page has settled: the block is there, or not."""
         device = self.devices[replica]

@@ -101,6 +101,7 @@ class Observer:
         self._namespaces: dict[Hashable, object] = {}
         self._blocks: dict[PageKey, bytes] = {}  # digests by the manager's keys
         self.damaged: set[str] = set()  # transfers whose source was damaged
+        self.submitted: set[str] = set()  # loads that are still to land
         self.counted: dict[str, int] = {}  # what counters have come to, since they were reset
         self.renaming: dict[tuple[int, int], int] = {}  # (replica, page) -> the twin's page
         self.slots = self._slots()

@@ -58,6 +58,7 @@ from pagedkv.reference.errors import (
     ReplicaIndexError,
     ReplicaPoisonedError,
     UnknownRequestError,
+    SubmittedTransferError,
     UnknownTransferError,
 )
 from pagedkv.reference.events import (
@@ -217,6 +218,7 @@ __all__ = [
     "Tracer",
     "Transfer",
     "UnknownRequestError",
+    "SubmittedTransferError",
     "UnknownTransferError",
     "available_cache_memory",
     "compute_max_seq_len_fitting_in_cache",

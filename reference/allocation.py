@@ -108,7 +108,7 @@ def finish_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
 
     Raises:
         NoPlannedAllocError: There is no plan (ALLOC-13).
-        AllocPendingError: A load is still in flight (ALLOC-13).
+        AllocPendingError: A load has neither settled nor been submitted (ALLOC-13).
         KVLoadFailed: A load has failed: the plan was undone, plan again (ALLOC-11).
     """
     # CHECK
@@ -117,7 +117,8 @@ def finish_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     plan = request.plan
     if plan is None:
         raise NoPlannedAllocError(ctx.request_id)
-    if any(transfer in state.in_flight for transfer in plan.transfers):
+    loads = [state.in_flight[name] for name in plan.transfers if name in state.in_flight]
+    if not all(load.submitted for load in loads):
         raise AllocPendingError(ctx.request_id, "finish_alloc")
     if request.failed:
         failed = tuple(sorted(request.failed))

@@ -96,4 +96,6 @@ def _offload(state: State, request: Request) -> list[IssuedTransfer]:
     pool, connector = state.pools[request.replica], state.connector
     unsaved = connector.unsaved(chain[-new:])
     pool.dirty.update(pool.page_of[key] for key in unsaved if key in pool.page_of)
-    return [issue(state, t) for t in connector.offload(chain, pages, request.replica, new=new)]
+    arriving = pool.loading_key_of.keys()
+    transfers = connector.offload(chain, pages, request.replica, new=new, arriving=arriving)
+    return [issue(state, transfer) for transfer in transfers]

@@ -4,15 +4,16 @@ Rules TIER-1 to TIER-11. All replicas share one connector; content is the same f
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Literal
 
 from pagedkv.reference.buffers import KVCacheMemory
 from pagedkv.reference.errors import KVLoadRefused
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.metrics import KVCacheMetrics
-from pagedkv.reference.page_bytes import read_page, write_page
+from pagedkv.reference.page_bytes import PageBytes, read_page, write_page
 from pagedkv.reference.tier_names import BLOCK_IS_LOST, FailReason, LowerTier, TierName
 from pagedkv.reference.tiers import Block, Tier
 from pagedkv.reference.transfer import Transfer
@@ -141,17 +142,25 @@ class TierConnector:
         return transfers
 
     def offload(
-        self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, *, new: int
+        self,
+        chain: Sequence[PageKey],
+        pages: Sequence[int],
+        replica: int,
+        *,
+        new: int,
+        arriving: Collection[int] = (),
     ) -> list[Transfer]:
         """Offer a request's committed chain, root first; the last ``new`` blocks are new to it.
 
-        The first tier takes what it lacks, the tiers below it what they lack of the rest; recency
+        Pages in ``arriving`` are no source yet: nothing is copied from the first of them on that the
+        first tier lacks. That tier takes what it lacks, the tiers below it what they lack of the rest; recency
         of the whole chain is renewed (STEP-5, TIER-4).
         """
         if self.first is None:
             return []
         wanted = self._wanted(chain, new)
         run = [i for i in range(wanted) if not self.tiers[self.first].holds(chain[i])]
+        run = list(takewhile(lambda i: pages[i] not in arriving, run))
         transfers = self._reserve_offload(chain, pages, replica, run)
         transfers += self._write_down(chain[:wanted], chain)
         self.touch(chain)
@@ -217,6 +226,15 @@ class TierConnector:
         else:
             self._count(store_blocks_written=len(landed))
         return []
+
+    def submit(self, transfer: Transfer) -> None:
+        """The bytes of a load are verified, and on the device for whoever comes next (XFER-8)."""
+        transfer.arrived = {
+            block.key: tuple(row.clone() for row in block.content)
+            for block in transfer.source_blocks
+            if block.content is not None
+        }
+        self._write_pages(transfer, transfer.arrived)
 
     def damaged(self, transfer: Transfer) -> list[PageKey]:
         """Blocks of a transfer whose bytes are not those that were written (TIER-5)."""
@@ -288,20 +306,21 @@ class TierConnector:
         return self.tiers[name].used if name in self.tiers else 0
 
     def _land_onload(self, transfer: Transfer) -> list[Transfer]:
+        contents = transfer.arrived or {
+            block.key: block.content
+            for block in transfer.source_blocks
+            if block.content is not None
+        }
         if transfer.target == "device":
-            memory = self.memories[_of(transfer)]
-            for block, page in zip(transfer.source_blocks, transfer.pages, strict=True):
-                assert block.content is not None
-                write_page(memory, page, block.content)
+            self._write_pages(transfer, contents)
             self._count(h2d_blocks_copied=len(transfer.keys))
-        contents = {block.key: block.content for block in transfer.source_blocks}
         filled: list[PageKey] = []
         for slot in (*transfer.promoted_blocks, *transfer.target_blocks):
             host, content = self.tiers["host"], contents[slot.key]
             host.unpin(slot)
             if transfer.fenced or not self._has_parent(host, slot.parent):
                 host.drop(slot)
-            elif content is not None:
+            else:
                 host.fill(slot, content)
                 filled.append(slot.key)
         for source, block in zip(transfer.source_tiers, transfer.source_blocks, strict=True):
@@ -311,6 +330,10 @@ class TierConnector:
         elif transfer.source == "store":
             self._count(store_blocks_read=len(transfer.keys))
         return self._write_down(filled, transfer.chain)
+
+    def _write_pages(self, transfer: Transfer, contents: Mapping[PageKey, PageBytes]) -> None:
+        for key, page in zip(transfer.keys, transfer.pages, strict=True):
+            write_page(self.memories[_of(transfer)], page, contents[key])
 
     def _promote(self, blocks: Sequence[Block], chain: Sequence[PageKey]) -> list[Block]:
         """Host slots for blocks that come from below, root first, as far as there are any.

@@ -178,7 +178,7 @@ class ReplicaPoisonedError(PagedKVError, RuntimeError):
 
 
 class UnknownTransferError(PagedKVError, KeyError, ValueError):
-    """``land`` or ``fail`` names a transfer that is not in flight (XFER-2)."""
+    """``submit``, ``land`` or ``fail`` names a transfer that is not in flight (XFER-2)."""
 
     def __init__(self, transfer_id: str) -> None:
         self.transfer_id = transfer_id
@@ -186,6 +186,22 @@ class UnknownTransferError(PagedKVError, KeyError, ValueError):
         super().__init__(
             f"transfer {transfer_id!r} is not in flight: it was never issued or is settled"
         )
+
+
+class SubmittedTransferError(PagedKVError, ValueError):
+    """A transfer is to be submitted that cannot be, or to fail although it was (XFER-8)."""
+
+    def __init__(self, transfer_id: str, wish: str, *, submitted: bool) -> None:
+        self.transfer_id = transfer_id
+        """The id that was given."""
+        self.submitted = submitted
+        """Whether it was submitted before."""
+        reason = (
+            "it was submitted: it lands, or its replica's device fails"
+            if submitted
+            else "only loads from host memory, disk or a store into a device are submitted"
+        )
+        super().__init__(f"transfer {transfer_id!r} cannot {wish}: {reason}")
 
 
 class LayoutMismatchError(PagedKVError, ValueError):

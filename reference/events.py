@@ -226,6 +226,14 @@ class StoreAnswered:
 
 
 @dataclass(slots=True, unsafe_hash=True)
+class TransferSubmitted:
+    """What can fail of a load has been done: an allocation that waits for it may return."""
+
+    transfer: str
+    """Its name."""
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class TransferLanded:
     """Environment: all bytes of a transfer have arrived."""
 
@@ -282,6 +290,7 @@ Event = (
     | MetricsReset
     | DiskOpened
     | StoreAnswered
+    | TransferSubmitted
     | TransferLanded
     | TransferFailed
     | ReplicaPoisoned

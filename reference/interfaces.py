@@ -190,9 +190,18 @@ class KVConnector(Protocol[TransferT]):
         ...
 
     def offload(
-        self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, *, new: int
+        self,
+        chain: Sequence[PageKey],
+        pages: Sequence[int],
+        replica: int,
+        *,
+        new: int,
+        arriving: Collection[int] = (),
     ) -> list[TransferT]:
-        """Offer a committed chain, root first; its last ``new`` blocks were not offered before."""
+        """Offer a committed chain, root first; its last ``new`` blocks were not offered before.
+
+        Pages in ``arriving`` are still being loaded: they cannot be read yet.
+        """
         ...
 
     def unsaved(self, keys: Sequence[PageKey]) -> Sequence[PageKey]:
@@ -211,6 +220,10 @@ class KVConnector(Protocol[TransferT]):
 
     def touch(self, chain: Sequence[PageKey]) -> None:
         """Renew the recency of a chain, leaf before root."""
+        ...
+
+    def submit(self, transfer: TransferT) -> None:
+        """A load's bytes are read and verified: the next forward is to find them in its pages."""
         ...
 
     def land(self, transfer: TransferT) -> list[TransferT]:

@@ -209,11 +209,11 @@ class PagedKVCacheManager:
             return allocation.begin_alloc(self._state, ctx, replica_idx, hit_limit)
 
     def finish_alloc(self, ctx: Context, replica_idx: int) -> AllocPlan:
-        """The second half of :meth:`alloc`, once the plan's transfers have settled.
+        """The second half of :meth:`alloc`, once its loads have settled, or were submitted.
 
         Raises:
             KVLoadFailed: A load has failed and the plan was undone: begin again.
-            AllocPendingError: A load is still in flight.
+            AllocPendingError: A load is still in flight, and was not submitted.
             NoPlannedAllocError: Nothing was begun.
         """
         with self._operation():
@@ -349,6 +349,11 @@ class PagedKVCacheManager:
             commit.step(self._state, batches)
 
     # --- environment ------------------------------------------------------------------------
+
+    def submit(self, transfer_id: str) -> None:
+        """What can fail of a load is done: who has hit it may go on (XFER-8)."""
+        with self._operation():
+            transfers.submit(self._state, transfer_id)
 
     def land(self, transfer_id: str) -> None:
         """All bytes of a transfer have arrived (XFER-3)."""

@@ -139,6 +139,7 @@ def _take_transfer(transfer: Transfer) -> TransferSnapshot:
         source_pages=transfer.source_pages,
         chain=transfer.chain,
         fenced=transfer.fenced,
+        submitted=transfer.submitted,
     )
 
 
@@ -239,6 +240,8 @@ def _restore_transfer(state: State, saved: TransferSnapshot, uses: Uses) -> None
         fenced=saved.fenced,
     )
     transfer.id = saved.transfer
+    if saved.submitted:
+        state.connector.submit(transfer)
     state.in_flight[transfer.id] = transfer
     if transfer.replica is not None:
         pool = state.pools[transfer.replica]

@@ -83,6 +83,8 @@ class TransferSnapshot:
     """The chain of the request that caused it, root first."""
     fenced: bool = False
     """Whether the prefix cache was reset meanwhile."""
+    submitted: bool = False
+    """Whether who has hit it may go on before it lands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pagedkv.reference.identity import PageKey
+from pagedkv.reference.page_bytes import PageBytes
 from pagedkv.reference.tier_names import TierName, TransferKind
 from pagedkv.reference.tiers import Block, Tier
 
@@ -43,8 +44,15 @@ class Transfer:
     """The chain of the request that caused it, root first: none of it is a victim for it."""
     fenced: bool = False
     """Whether the prefix cache was reset meanwhile: nothing of it becomes visible (RESET-2)."""
+    arrived: dict[PageKey, PageBytes] | None = None
+    """Once it is submitted: its bytes by block, as they were read and verified (XFER-8)."""
     id: str = field(default="", init=False)
     """Its name, given when it is issued: ``onload-7``."""
+
+    @property
+    def submitted(self) -> bool:
+        """Whether who has hit it may go on before it lands."""
+        return self.arrived is not None
 
     def __repr__(self) -> str:
         return f"Transfer({self.id}: {self.source} -> {self.target}, {len(self.keys)} blocks)"

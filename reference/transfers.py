@@ -1,13 +1,19 @@
 """Issuing, landing and failing transfers: the only places where their pins go on and off.
 
-Rules XFER-1 to XFER-6.
+Rules XFER-1 to XFER-8.
 """
 
 from collections.abc import Iterable, Sequence
 
 from pagedkv.reference.connector import gives_up
-from pagedkv.reference.errors import UnknownTransferError
-from pagedkv.reference.events import IssuedTransfer, ReplicaPoisoned, TransferFailed, TransferLanded
+from pagedkv.reference.errors import SubmittedTransferError, UnknownTransferError
+from pagedkv.reference.events import (
+    IssuedTransfer,
+    ReplicaPoisoned,
+    TransferFailed,
+    TransferLanded,
+    TransferSubmitted,
+)
 from pagedkv.reference.fates import MissReason
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.page_bytes import copy_page
@@ -40,6 +46,33 @@ def issue(state: State, transfer: Transfer) -> IssuedTransfer:
     )
 
 
+def submit(state: State, transfer_id: str) -> None:
+    """What can fail of a load has been done: who has hit it may go on (XFER-8).
+
+    Its bytes were read and verified, and the next forward finds them in its pages. Bytes that are
+    not those that were written make it a failed transfer instead (TIER-5).
+
+    Raises:
+        UnknownTransferError: It is not in flight (XFER-2).
+        SubmittedTransferError: It was submitted before, or is no load from below into a device.
+    """
+    # CHECK
+    transfer = _find(state, transfer_id)
+    if transfer.submitted or transfer.target != "device" or transfer.source == "peer":
+        raise SubmittedTransferError(transfer_id, "be submitted", submitted=transfer.submitted)
+    damaged = state.connector.damaged(transfer)
+    if damaged:
+        fail(state, transfer_id, "corrupt", damaged)
+        return
+    report_answers(state, transfer.chain)
+
+    # MOVE: the bytes; the pins stay
+    state.connector.submit(transfer)
+
+    # RECORD
+    state.emit(TransferSubmitted(transfer_id))
+
+
 def land(state: State, transfer_id: str) -> None:
     """All bytes of a transfer have arrived (XFER-3).
 
@@ -50,7 +83,7 @@ def land(state: State, transfer_id: str) -> None:
     """
     # CHECK
     transfer = _find(state, transfer_id)
-    damaged = state.connector.damaged(transfer)
+    damaged = () if transfer.submitted else state.connector.damaged(transfer)
     if damaged:
         fail(state, transfer_id, "corrupt", damaged)
         return
@@ -78,10 +111,13 @@ def fail(
 
     Raises:
         UnknownTransferError: It is not in flight (XFER-2).
+        SubmittedTransferError: It was submitted, and its device works (XFER-8).
         ValueError: ``keys`` names a block that the transfer does not carry.
     """
     # CHECK
     transfer = _find(state, transfer_id)
+    if transfer.submitted and transfer.replica not in state.poisoned:
+        raise SubmittedTransferError(transfer_id, "fail", submitted=True)
     at_fault = transfer.keys if keys is None else tuple(keys)
     if not set(at_fault) <= set(transfer.keys) or not at_fault:
         raise ValueError(

@@ -181,6 +181,9 @@ class _Calls:
     def in_flight(self) -> list[replies.TransferData]:
         return list(self._plain("in_flight"))
 
+    def submit(self, transfer_id: str) -> None:
+        self._ask(requests.Submit(manager=self._number, transfer_id=transfer_id))
+
     def land(self, transfer_id: str) -> None:
         self._ask(requests.Land(manager=self._number, transfer_id=transfer_id))
 

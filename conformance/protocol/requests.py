@@ -278,6 +278,15 @@ class EndReserve(ManagerRequest):
     """Which one."""
 
 
+class Submit(ManagerRequest):
+    """What can fail of a load has been done."""
+
+    call: Literal["submit"] = "submit"
+    """The call."""
+    transfer_id: str
+    """Which one."""
+
+
 class Land(ManagerRequest):
     """All bytes of a transfer have arrived."""
 
@@ -346,6 +355,7 @@ Request = Annotated[
     | Step
     | Reserve
     | EndReserve
+    | Submit
     | Land
     | Fail
     | Poison

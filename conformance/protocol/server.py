@@ -191,7 +191,7 @@ class ServedManager:
                     max_cache_length=request.max_cache_length,
                     batch_characteristics=bounds and BatchCharacteristics(**bounds.model_dump()),
                 )
-            case requests.Land():
+            case requests.Submit() | requests.Land():
                 result = method(request.transfer_id)
             case requests.Fail():
                 result = method(request.transfer_id, request.reason, request.keys)

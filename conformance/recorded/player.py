@@ -32,6 +32,7 @@ from pagedkv.reference.events import (
     StoreAnswered,
     TransferFailed,
     TransferLanded,
+    TransferSubmitted,
     WriteBudgetRenewed,
 )
 from pagedkv.traces.errors import MalformedLineError
@@ -172,6 +173,8 @@ class Player:
             case Released(name):
                 manager.release(name, self._replica(name))
                 del self._contexts[name], self._replicas[name]
+            case TransferSubmitted(transfer):
+                manager.submit(self._own_name(transfer))
             case TransferLanded(transfer):
                 manager.land(self._own_name(transfer))
             case TransferFailed(transfer, reason, keys):

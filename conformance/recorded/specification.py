@@ -38,6 +38,10 @@ class Specification(SyncKVCacheManager, Protocol):
         """Offload dirty pages."""
         ...
 
+    def submit(self, transfer_id: str) -> None:
+        """What can fail of a load is done."""
+        ...
+
     def land(self, transfer_id: str) -> None:
         """A transfer has landed."""
         ...

@@ -53,6 +53,34 @@ def loads_that_are_joined(make: MakeStage) -> Stage:
     return stage
 
 
+@recording("XFER-8 ALLOC-6 ALLOC-13 REL-3")
+def loads_that_are_submitted(make: MakeStage) -> Stage:
+    """Allocations return before their loads have landed; one request is gone before that, another
+    has joined, and another replica does not copy what is still on its way."""
+    stage = make(total_num_pages=10, host_pages=16, replicas=2)
+    stage.serve("writer", stage.prompt(3))
+    stage.serve("filler", range(100, 140))
+    first, second = (stage.claim(name, stage.prompt(3)) for name in ("first", "second"))
+    stage.begin(first)
+    stage.begin(second)
+    for load in stage.in_flight(source="host"):
+        stage.manager.submit(load)
+    stage.finish(first)
+    stage.forward(first)
+    stage.release(first)
+    stage.finish(second)
+    elsewhere = stage.claim("elsewhere", stage.prompt(3), 1)
+    stage.begin(elsewhere)
+    stage.forward(second)
+    stage.land()
+    stage.finish(elsewhere)
+    stage.forward(second, elsewhere)
+    stage.release(second, elsewhere)
+    stage.land()
+    assert hits_in(stage)[-3:] == [PrefixCacheHits(host_blocks=3)] * 3
+    return stage
+
+
 @recording("XFER-5 ALLOC-6")
 def overtaken_load(make: MakeStage) -> Stage:
     """While a load is under way, a request that has computed the same commits it; what lands later

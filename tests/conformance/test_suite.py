@@ -451,6 +451,8 @@ def test_who_stops_it_gets_what_was_found_so_far(
         stderr=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": f"{REPOSITORY / 'examples'}:{tmp_path}", "PATH": "/usr/bin:/bin"},
+        # Whoever runs the tests in the background of a shell has it ignored, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "hanging\n"

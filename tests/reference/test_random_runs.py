@@ -460,6 +460,13 @@ class RandomRuns(RuleBasedStateMachine):
         self.manager.land(data.draw(st.sampled_from(transfers)).id)
 
     @precondition(lambda self: self.manager.in_flight())
+    @rule(data=st.data())
+    def submit(self, data: st.DataObject) -> None:
+        transfer = data.draw(st.sampled_from(self.manager.in_flight()))
+        if transfer.target == "device" and transfer.source != "peer" and not transfer.submitted:
+            self.manager.submit(transfer.id)
+
+    @precondition(lambda self: self.manager.in_flight())
     @rule()
     def land_everything(self) -> None:
         """In the order of issue."""
@@ -471,7 +478,8 @@ class RandomRuns(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, reason: str) -> None:
         transfer = data.draw(st.sampled_from(self.manager.in_flight()))
         keys = data.draw(st.sets(st.sampled_from(transfer.keys), min_size=1))
-        self.manager.fail(transfer.id, reason, keys)  # type: ignore[arg-type]
+        if not transfer.submitted:
+            self.manager.fail(transfer.id, reason, keys)  # type: ignore[arg-type]
 
     @rule(data=st.data())
     def damage(self, data: st.DataObject) -> None:

@@ -25,6 +25,7 @@ CALLS: dict[str, Callable[[PagedKVCacheManager, Any], object]] = {
     "runtime_inputs": lambda manager, ctx: manager.runtime_inputs([[]]),
     "runtime_inputs_for_leaf": lambda manager, ctx: manager.runtime_inputs_for_leaf([[]]),
     "step": lambda manager, ctx: manager.step([[]]),
+    "submit": lambda manager, ctx: manager.submit("onload-1"),
     "land": lambda manager, ctx: manager.land("onload-1"),
     "fail": lambda manager, ctx: manager.fail("onload-1", "timeout"),
     "store_answered": lambda manager, ctx: manager.store_answered([]),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.reference.conftest import Making, prompt
 
-from pagedkv.reference import PagedKVCacheManager
+from pagedkv.reference import PagedKVCacheManager, SubmittedTransferError
 from pagedkv.reference.snapshot import PoolSnapshot, RequestSnapshot, Snapshot
 
 
@@ -41,6 +41,24 @@ def test_a_manager_goes_on_from_a_snapshot_as_the_first_would(make: Making) -> N
         make.land_all(manager)
         manager.release("running", 1)
         make.serve(manager, prompt(3), 1, request_id="later")
+        manager.release("waiting", 1)
+    assert second.snapshot() == first.snapshot()
+
+
+@pytest.mark.rule("POOL-9", "XFER-8")
+def test_a_manager_goes_on_with_a_submitted_load(make: Making) -> None:
+    first, second = fresh(make), fresh(make)
+    make.serve(first, prompt(2))
+    make.land_all(first)
+    make.begin(first, prompt(2), 1, request_id="waiting")
+    (load,) = first.in_flight()
+    first.submit(load.id)
+    second.restore(first.snapshot())
+    assert second.snapshot() == first.snapshot()
+    for manager in (first, second):
+        with pytest.raises(SubmittedTransferError, match="it lands, or its replica's device fails"):
+            manager.fail(load.id, "timeout")
+        make.land_all(manager)
         manager.release("waiting", 1)
     assert second.snapshot() == first.snapshot()
 
