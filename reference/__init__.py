@@ -57,8 +57,8 @@ from pagedkv.reference.errors import (
     PoolCorruptedError,
     ReplicaIndexError,
     ReplicaPoisonedError,
-    UnknownRequestError,
     SubmittedTransferError,
+    UnknownRequestError,
     UnknownTransferError,
 )
 from pagedkv.reference.events import (
@@ -206,6 +206,7 @@ __all__ = [
     "RequestID",
     "SpecDecodingState",
     "SpeculativeMethod",
+    "SubmittedTransferError",
     "SyncKVCacheManager",
     "TensorType",
     "TextContext",
@@ -218,7 +219,6 @@ __all__ = [
     "Tracer",
     "Transfer",
     "UnknownRequestError",
-    "SubmittedTransferError",
     "UnknownTransferError",
     "available_cache_memory",
     "compute_max_seq_len_fitting_in_cache",

@@ -152,9 +152,9 @@ class TierConnector:
     ) -> list[Transfer]:
         """Offer a request's committed chain, root first; the last ``new`` blocks are new to it.
 
-        Pages in ``arriving`` are no source yet: nothing is copied from the first of them on that the
-        first tier lacks. That tier takes what it lacks, the tiers below it what they lack of the rest; recency
-        of the whole chain is renewed (STEP-5, TIER-4).
+        The first tier takes what it lacks, the tiers below it what they lack of the rest; recency
+        of the whole chain is renewed (STEP-5, TIER-4). Pages in ``arriving`` are no source yet:
+        nothing is copied from the first of them on that the first tier lacks.
         """
         if self.first is None:
             return []
