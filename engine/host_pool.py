@@ -8,6 +8,8 @@ import logging
 import math
 import mmap
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -107,6 +109,7 @@ class HostPool:
         self._chunk_slots = slots_per_chunk(slot_nbytes, chunk_nbytes)
         self._registered: list[int] = []
         self._closing = threading.Event()
+        self._in_driver = threading.RLock()  # a capture may be nested
         self._thread: threading.Thread | None = None
         if self._registrar is not None:
             self._thread = threading.Thread(
@@ -128,6 +131,12 @@ class HostPool:
         if not 0 <= slot < num_slots:
             raise IndexError(f"slot is {slot}; use 0 to {num_slots - 1}")
         return self._view[slot * nbytes : (slot + 1) * nbytes]
+
+    @contextmanager
+    def pinning_paused(self) -> Iterator[None]:
+        """Pin nothing meanwhile; the chunk that is just being pinned is waited for."""
+        with self._in_driver:
+            yield
 
     def wait_registered(self) -> None:
         """Return once as much is pinned as will be. Blocks; the pool can be used before."""
@@ -156,7 +165,8 @@ class HostPool:
             end = min(first + self._chunk_slots, num_slots)
             address = self.rows.data_ptr() + first * nbytes
             try:
-                registrar.register(address, (end - first) * nbytes)
+                with self._in_driver:
+                    registrar.register(address, (end - first) * nbytes)
             except RuntimeError as error:
                 _logger.warning(
                     "only %d of %d host slots could be pinned, so that copies of the others are "

@@ -2,17 +2,17 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Self
 
 import anyio
 import torch
 
-from pagedkv.engine.admission import AdmissionQueue
+from pagedkv.engine.allocator import Allocator
 from pagedkv.engine.disk.files import REAL_FILES, Files
 from pagedkv.engine.disk.io_queue import to_the_end
-from pagedkv.engine.identity import PageHasher
+from pagedkv.engine.first_state import first_state
 from pagedkv.engine.input_tables import InputTables
 from pagedkv.engine.loop_thread import LoopThread
 from pagedkv.engine.movers.copier import PageCopier
@@ -30,37 +30,26 @@ from pagedkv.engine.planner import (
     cleaning,
     commit,
     invariants,
-    matching,
     prefetching,
     reset,
 )
 from pagedkv.engine.planner.batches import check_batches, check_one_per_replica
-from pagedkv.engine.planner.counters import Counters
-from pagedkv.engine.planner.fates import Fates
 from pagedkv.engine.planner.forward_shape import forward_shape
-from pagedkv.engine.planner.lower_tiers import LowerTiers
-from pagedkv.engine.planner.pages import PagePool, PoolStatistics
-from pagedkv.engine.planner.slots import TierSlots
-from pagedkv.engine.planner.state import AllocPlan, State
-from pagedkv.engine.planner.transfer import Transfer
-from pagedkv.engine.planner.uses import RecentUses
+from pagedkv.engine.planner.state import AllocPlan
+from pagedkv.engine.queries import Queries
 from pagedkv.engine.start_checks import check_sizes
+from pagedkv.engine.streams.capture_gate import CapturingError
 from pagedkv.engine.streams.choice import streams_for
 from pagedkv.engine.streams.stream import DeviceFailedError, Streams
 from pagedkv.engine.tiers import DiskBlocks, open_tiers, write_budget
-from pagedkv.reference.buffers import KVCacheBufferInterface
 from pagedkv.reference.config import TierOptions
 from pagedkv.reference.context import Context
 from pagedkv.reference.device import InferenceSession
 from pagedkv.reference.errors import (
-    InsufficientBlocksError,
-    KVLoadFailed,
-    ManagerClosedError,
     ReplicaPoisonedError,
 )
 from pagedkv.reference.events import (
     Closed,
-    DiskOpened,
     InputsBuilt,
     MetricsReset,
     Tracer,
@@ -73,15 +62,13 @@ from pagedkv.reference.inputs import (
     KVCacheInputs,
     KVCacheInputsInterface,
 )
-from pagedkv.reference.lengths import cache_length, ceil_div, query_length, required_pages
-from pagedkv.reference.metrics import KVCacheMetrics, PrefixCacheHits
+from pagedkv.reference.lengths import cache_length, ceil_div, query_length
 from pagedkv.reference.params import KVCacheParamInterface
-from pagedkv.reference.sizing import compute_num_disk_blocks
 from pagedkv.reference.tensor_types import Buffer
-from pagedkv.reference.tier_names import FailReason, LowerTier
+from pagedkv.reference.tier_names import FailReason
 
 
-class PagedKVCacheManager:
+class PagedKVCacheManager(Queries):
     """Paged KV cache with data and tensor parallelism, and tiers below the devices, for asyncio.
 
     Typical use, in a coroutine::
@@ -150,7 +137,7 @@ class PagedKVCacheManager:
             tiers.disk,
             HostRows("passing", tiers.passing, units[0]) if tiers.passing else None,
         )
-        self._state = self._plan_state(total_num_pages, total_num_host_pages, tracer)
+        self._state = first_state(params, tiers, total_num_pages, total_num_host_pages, tracer)
         self._inputs = [
             InputTables(
                 self._streams,
@@ -161,10 +148,8 @@ class PagedKVCacheManager:
             )
             for replica, devices in enumerate(params.devices_per_replica)
         ]
-        self._queues = [AdmissionQueue() for _ in self._buffers]
         config = params.kv_connector_config
         self._debug_loop = LoopThread() if config and config.use_debug_tiered_mode else None
-        self._watch: Watch | None = None
         self._log = OperatorLog()
         for name, tier in self._state.lower.tiers.items():
             self._log.tier_opened(name, capacity=tier.capacity, used=tier.used)
@@ -178,7 +163,16 @@ class PagedKVCacheManager:
             auto_land=auto_land,
             debug_loop=self._debug_loop,
         )
+        self._allocator = Allocator(
+            self._state,
+            self._moves,
+            self._options,
+            self._log,
+            acted=self._acted,
+            check_open=self._check_open,
+        )
         self._checks = enable_runtime_checks
+        self._captures = 0
         self._closed = False
         self._closing: asyncio.Future[None] | None = None
 
@@ -249,18 +243,6 @@ class PagedKVCacheManager:
         self._check_open()
         claims.claim(self._state, request_id, replica_idx, dummy=True)
 
-    def contains(self, request_id: Hashable, replica_idx: int) -> bool:
-        """Whether the request is claimed on that replica."""
-        self._check_open()
-        self._state.pool(replica_idx)
-        request = self._state.requests.get(request_id)
-        return request is not None and request.replica == replica_idx
-
-    def get_req_blocks(self, request_id: Hashable, replica_idx: int) -> list[int]:
-        """The request's page ids, in token order; the list is the caller's own."""
-        self._check_open()
-        return self._state.request(request_id, replica_idx).pages.tolist()
-
     def release(self, request_id: Hashable, replica_idx: int) -> None:
         """Give back the request's pages, tail first (REL-2), and forget its id (REL-1).
 
@@ -269,8 +251,8 @@ class PagedKVCacheManager:
         """
         self._check_open()
         claims.release(self._state, request_id, replica_idx)
-        if self._watch is not None:
-            self._watch.released(request_id)
+        if self._moves.watch is not None:
+            self._moves.watch.released(request_id)
         self._acted()
 
     @asynccontextmanager
@@ -316,25 +298,11 @@ class PagedKVCacheManager:
         """
         self._check_open()
         self._state.pool(replica_idx)
-        if self._watch is None:
-            await self._alloc(data, replica_idx, wait_s)
+        if self._moves.watch is None:
+            await self._allocator.alloc(data, replica_idx, wait_s)
             return
-        with self._watch.allocating(data, replica_idx):
-            await self._alloc(data, replica_idx, wait_s)
-
-    async def _alloc(self, data: Context, replica_idx: int, wait_s: float) -> None:
-        deadline_s = anyio.current_time() + wait_s if wait_s > 0 else 0.0
-        patient = True
-        # Who runs already does not stand in line behind who has not begun.
-        waits = wait_s > 0 and not self._state.request(data.request_id, replica_idx).pages
-        while True:
-            if waits:
-                plan = await self._plan_in_turn(data, replica_idx, deadline_s, patient=patient)
-            else:
-                plan = await self._plan(data, replica_idx, patient=patient)
-            if await self._completed(data, replica_idx, plan):
-                return
-            patient = self._options.slow_tier_policy == "wait"
+        with self._moves.watch.allocating(data, replica_idx):
+            await self._allocator.alloc(data, replica_idx, wait_s)
 
     def begin_alloc(
         self, ctx: Context, replica_idx: int, hit_limit: int | None = None
@@ -347,13 +315,7 @@ class PagedKVCacheManager:
             InsufficientBlocksError: It does not fit; nothing was changed.
         """
         self._check_open()
-        if self._watch is not None:
-            self._watch.alloc_planning()
-        plan = allocation.begin_alloc(self._state, ctx, replica_idx, hit_limit)
-        if self._watch is not None:
-            self._watch.alloc_planned(ctx, plan)
-        self._acted()
-        return plan
+        return self._allocator.begin(ctx, replica_idx, hit_limit)
 
     def finish_alloc(self, ctx: Context, replica_idx: int) -> AllocPlan:
         """The second half of :meth:`alloc`, once the plan's transfers have settled.
@@ -364,10 +326,7 @@ class PagedKVCacheManager:
             NoPlannedAllocError: Nothing was begun.
         """
         self._check_open()
-        try:
-            return allocation.finish_alloc(self._state, ctx, replica_idx)
-        finally:
-            self._acted()
+        return self._allocator.finish(ctx, replica_idx)
 
     def cancel_alloc(self, request_id: Hashable, replica_idx: int) -> None:
         """Undo :meth:`begin_alloc`; the request stays claimed, with what it had before."""
@@ -447,10 +406,13 @@ class PagedKVCacheManager:
         Raises:
             BlocksNotAllocatedError: A request lacks pages for its next forward.
             BatchesError: The batches or ``max_cache_length`` do not fit the manager.
+            CapturingError: A graph is being captured: build the inputs before.
             ValueError: A batch exceeds ``batch_characteristics``.
         """
         # CHECK
         self._check_open()
+        if self._captures:
+            raise CapturingError
         state = self._state
         checked = check_batches(state, batches, "runtime_inputs")
         shapes = [
@@ -520,6 +482,32 @@ class PagedKVCacheManager:
             )
         return inputs
 
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """While a CUDA graph is captured, keep everything of the manager's away from the driver.
+
+        ::
+
+            inputs = manager.runtime_inputs([[ctx]])
+            with manager.capturing(), torch.cuda.graph(graph, stream=session.stream(0)):
+                model(inputs)
+
+        It begins when threads have left the driver, which takes at most as long as the copies, or
+        the pinning of host memory, that are under way. What is enqueued meanwhile is kept back, in
+        order, until the end. Inputs are built before: their addresses stay (INPUT-7).
+        """
+        self._check_open()
+        with ExitStack() as gates:
+            for pool in (self._tiers.host, self._tiers.passing):
+                if pool is not None:
+                    gates.enter_context(pool.pinning_paused())
+            gates.enter_context(self._streams.capturing())
+            self._captures += 1
+            try:
+                yield
+            finally:
+                self._captures -= 1
+
     def forward_launched(self, batches: Sequence[Sequence[Context]]) -> None:
         """The forward of these batches was launched, with the inputs they have now.
 
@@ -584,28 +572,11 @@ class PagedKVCacheManager:
         self._moves.fail(transfer_id, reason, keys)
         self._acted()
 
-    def in_flight(self) -> list[Transfer]:
-        """Transfers that have neither landed nor failed, in the order of their issue."""
-        self._check_open()
-        return list(self._state.in_flight.values())
-
     def poison(self, replica_idx: int, reason: str) -> None:
         """The device of a replica has failed: it takes no more work (FAIL-2)."""
         self._check_open()
         self._moves.poison(replica_idx, reason)
         self._acted()
-
-    def poll_transfers(self) -> None:
-        """Nothing to do here: transfers land by themselves, on the loop."""
-        self._check_open()
-
-    def pending_transfers_exist(self, replica_idx: int = 0) -> bool:
-        """Whether a transfer in flight uses pages of the replica."""
-        self._check_open()
-        self._state.pool(replica_idx)
-        return any(
-            replica_idx in (t.replica, t.source_replica) for t in self._state.in_flight.values()
-        )
 
     def renew_write_budget(self) -> None:
         """A new day for ``disk_write_budget_gb_per_day`` (TIER-8)."""
@@ -617,68 +588,9 @@ class PagedKVCacheManager:
 
     # --- look-ups and counters --------------------------------------------------------------
 
-    def get_prefix_cache_hit_counts(self, ctx: Context) -> list[PrefixCacheHits]:
-        """By replica: the cached prefix that ``ctx`` would find, claimed or not (ALLOC-14)."""
-        self._check_open()
-        return matching.hit_counts(self._state, ctx)
-
-    def get_pct_used_blocks_after_allocation(self, ctx: Context, replica_idx: int) -> float:
-        """Share of the replica's pages in use if ``ctx`` were allocated now, 0 to 1 (ALLOC-14)."""
-        self._check_open()
-        return matching.used_fraction_after(self._state, ctx, replica_idx)
-
-    def num_free_blocks(self, replica_idx: int = 0) -> int:
-        """Pages of the replica that nobody holds or pins; cached ones count."""
-        self._check_open()
-        return self._state.pool(replica_idx).num_free
-
-    def total_num_blocks(self, replica_idx: int = 0) -> int:
-        """Pages of the replica, without the null page."""
-        self._check_open()
-        return self._state.pool(replica_idx).total
-
-    def get_num_pages(self, replica_idx: int) -> int:
-        """The same as :meth:`total_num_blocks`."""
-        return self.total_num_blocks(replica_idx)
-
-    def get_num_used_pages(self, replica_idx: int) -> int:
-        """Pages of the replica that are held or pinned."""
-        return self.total_num_blocks(replica_idx) - self.num_free_blocks(replica_idx)
-
-    def get_num_host_pages(self, replica_idx: int) -> int:
-        """Pages of the host tier, which all replicas share; 0 without one."""
-        tier = self._tier("host", replica_idx)
-        return 0 if tier is None else tier.capacity
-
-    def get_num_used_host_pages(self, replica_idx: int) -> int:
-        """Host pages in use, those in flight included."""
-        tier = self._tier("host", replica_idx)
-        return 0 if tier is None else tier.used
-
-    def get_num_disk_pages(self, replica_idx: int) -> int:
-        """Pages of the disk tier, which all replicas share; 0 without one."""
-        tier = self._tier("disk", replica_idx)
-        return 0 if tier is None else tier.capacity
-
-    def get_num_used_disk_pages(self, replica_idx: int) -> int:
-        """Disk pages in use, those in flight included."""
-        tier = self._tier("disk", replica_idx)
-        return 0 if tier is None else tier.used
-
-    def get_device_buffer(self, replica_idx: int) -> KVCacheBufferInterface:
-        """The replica's memory, null page included; owned by the manager."""
-        self._check_open()
-        self._state.pool(replica_idx)
-        return self._buffers[replica_idx]
-
-    def statistics(self, replica_idx: int = 0) -> PoolStatistics:
-        """How many of the replica's pages are held, pinned, cached and free."""
-        self._check_open()
-        return self._state.pool(replica_idx).statistics()
-
     def overview(self) -> Overview:
         """Everything that can be counted now, as one frozen tree; no walk over pages."""
-        waiting = [len(queue) for queue in self._queues]
+        waiting = [len(queue) for queue in self._allocator.queues]
         return overview_of(self._state, waiting, self.get_metrics_aggregated())
 
     def attach(self, observer: Observer) -> None:
@@ -690,32 +602,21 @@ class PagedKVCacheManager:
         if not isinstance(observer, Observer):
             raise TypeError(f"{observer!r} is no Observer: derive its class from that one")
         self._check_open()
-        if self._watch is None:
-            self._watch = self._moves.watch = Watch(self._state, self._streams)
-            self._mover.watched_by(self._watch)
-        self._watch.observers.append(observer)
-        observer.attached(self._watch)
+        if self._moves.watch is None:
+            self._moves.watch = Watch(self._state, self._streams)
+            self._mover.watched_by(self._moves.watch)
+        self._moves.watch.observers.append(observer)
+        observer.attached(self._moves.watch)
 
     def detach(self, observer: Observer) -> None:
         """Tell ``observer`` no more; harmless if it is not attached."""
-        if self._watch is None or observer not in self._watch.observers:
+        if self._moves.watch is None or observer not in self._moves.watch.observers:
             return
-        self._watch.observers.remove(observer)
+        self._moves.watch.observers.remove(observer)
         observer.detached()
-        if not self._watch.observers:
-            self._watch = self._moves.watch = None
+        if not self._moves.watch.observers:
+            self._moves.watch = None
             self._mover.watched_by(None)
-
-    def get_metrics_aggregated(self) -> KVCacheMetrics:
-        """Counters over all replicas and tiers, since the start or the last reset."""
-        self._check_open()
-        state = self._state
-        evicted = {f"{name}_blocks_evicted": t.evictions for name, t in state.lower.tiers.items()}
-        return state.counters.as_metrics().plus(
-            device_blocks_evicted=sum(pool.evictions for pool in state.pools),
-            inflight_disk_ops=sum("disk" in (t.source, t.target) for t in state.in_flight.values()),
-            **evicted,
-        )
 
     def reset_metrics(self) -> None:
         """Set every counter to zero; the cache stays as it is (METRIC-5)."""
@@ -754,7 +655,7 @@ class PagedKVCacheManager:
         For tests of what a restart finds. The manager refuses every further call.
         """
         self._closed = True
-        for queue in self._queues:
+        for queue in self._allocator.queues:
             queue.pages_came_free()
         await self._moves.cancel()
         await self._beside(self._streams.aclose())
@@ -781,7 +682,7 @@ class PagedKVCacheManager:
         """Refuse every further call; what is left to do."""
         self._closed = True
         state = self._state
-        for queue in self._queues:
+        for queue in self._allocator.queues:
             queue.pages_came_free()
         self._log.closing(in_flight=len(state.in_flight), claimed=len(state.requests))
         self._moves.begin_held_back()
@@ -826,37 +727,8 @@ class PagedKVCacheManager:
                     config.disk_offload_dir, len(self._tiers.disk.strangers)
                 )
 
-    def _plan_state(
-        self, total_num_pages: int, total_num_host_pages: int, tracer: Tracer | None
-    ) -> State:
-        params, tiers = self.params, self._tiers
-        fates = Fates(total_num_pages * len(self._buffers))
-        counters = Counters()
-        uses_limit = max(total_num_pages * len(self._buffers), total_num_host_pages)
-        lower = LowerTiers(counters, policy=self._options.write_policy, uses=RecentUses(uses_limit))
-        if tiers.host is not None:
-            lower.tiers["host"] = TierSlots("host", tiers.host.rows.shape[0], fates)
-        if tiers.disk is not None:
-            disk = TierSlots("disk", compute_num_disk_blocks(params), fates, write_budget(params))
-            disk.adopt(tiers.disk.survivors)
-            lower.tiers["disk"] = disk
-            fates.note(tiers.disk.strangers, "other_namespace")
-            if tracer is not None:
-                tracer.emit(DiskOpened(tuple(key for _, key in tiers.disk.survivors)))
-        return State(
-            params=params,
-            pools=[PagePool(total_num_pages) for _ in self._buffers],
-            lower=lower,
-            hasher=PageHasher(params.page_size, params.kv_hash_algo, params.kv_hash_seed),
-            counters=counters,
-            fates=fates,
-            page_nbytes=params.bytes_per_block,
-            tracer=tracer,
-        )
-
     def _check_open(self) -> None:
-        if self._closed:
-            raise ManagerClosedError
+        super()._check_open()
         self._moves.check_loop()
 
     def _emit_simple(self, event: MetricsReset | WriteBudgetRenewed | Closed) -> None:
@@ -875,72 +747,10 @@ class PagedKVCacheManager:
                 tier.given_up.clear()
         while state.issued:
             self._moves.begin(state.take_issued())
-        for queue in self._queues:
+        for queue in self._allocator.queues:
             queue.pages_came_free()
         if self._checks:
             invariants.check(state)
-
-    async def _plan_in_turn(
-        self, ctx: Context, replica_idx: int, deadline_s: float, *, patient: bool
-    ) -> AllocPlan:
-        """Plan an allocation once there are pages and nobody stands before it."""
-        if required_pages(ctx, self.params) > self._state.pools[replica_idx].total:
-            return await self._plan(ctx, replica_idx)  # It will never fit, and this says so.
-        with (
-            self._queues[replica_idx].place() as place,
-            anyio.CancelScope(deadline=deadline_s),
-        ):
-            while True:
-                if place.is_first:
-                    with suppress(InsufficientBlocksError):
-                        return await self._plan(ctx, replica_idx, patient=patient)
-                await place.changed()
-                self._check_open()
-        raise allocation.refusal(self._state, ctx, replica_idx)
-
-    async def _plan(self, ctx: Context, replica_idx: int, *, patient: bool = True) -> AllocPlan:
-        """Make dirty pages clean that stand in the way (TIER-7), then plan.
-
-        Unless it is ``patient``, what is below host memory is not waited for (ALLOC-15).
-        """
-        state = self._state
-        while True:
-            limit = None
-            if not patient or self._options.slow_tier_policy == "best_effort":
-                limit = matching.fast_prefix(state, ctx, replica_idx)
-            found = cleaning.page_to_clean(state, ctx, replica_idx, limit)
-            if found is None:
-                return self.begin_alloc(ctx, replica_idx, limit)
-            page, hit_keys = found
-            cleaned = cleaning.clean_pages(state, replica_idx, [page], hit_keys)
-            self._acted()
-            await self._moves.settled(cleaned)
-            self._check_open()
-
-    async def _completed(self, ctx: Context, replica_idx: int, plan: AllocPlan) -> bool:
-        """Wait for a plan's loads and finish it; ``False`` if it was undone.
-
-        It is, if a load has failed, or something below host memory takes too long.
-        """
-        slow = plan.hits.disk_blocks or plan.hits.store_blocks
-        limited = slow and self._options.slow_tier_policy == "timeout"
-        patience = self._options.slow_tier_timeout_s if limited else math.inf
-        try:
-            if plan.transfers:
-                with anyio.move_on_after(patience) as waiting:
-                    await self._moves.settled(plan.transfers)
-                if waiting.cancelled_caught:
-                    self._log.tier_too_slow(ctx.request_id, waited_s=patience)
-                    return False
-            self.finish_alloc(ctx, replica_idx)
-        except KVLoadFailed:
-            return False
-        finally:
-            request = self._state.requests.get(ctx.request_id)
-            if request is not None and request.plan is plan:
-                allocation.cancel_alloc(self._state, ctx.request_id, replica_idx)
-                self._acted()
-        return True
 
     async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what belongs to the loop of the movers there."""
@@ -948,11 +758,6 @@ class PagedKVCacheManager:
             await work
         else:
             self._debug_loop.run(work)
-
-    def _tier(self, name: LowerTier, replica_idx: int) -> TierSlots | None:
-        self._check_open()
-        self._state.pool(replica_idx)
-        return self._state.lower.tiers.get(name)
 
 
 def _scalar(value: int) -> Buffer:

@@ -4,6 +4,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pagedkv.reference.errors import PagedKVError
+
+
+class CapturingError(PagedKVError, RuntimeError):
+    """What needs the driver at once was called while a graph is being captured."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "runtime_inputs was called while a graph is being captured; build the inputs before "
+            "manager.capturing(), their addresses are the same at every call"
+        )
+
 
 class CaptureGate:
     """Driver calls happen now, or once no graph is captured any more, in the order they came.

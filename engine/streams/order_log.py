@@ -10,6 +10,7 @@ What an entry says, and how such a log is checked, is in docs/stream-order.md.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from pagedkv.engine.streams.stream import (
     Access,
@@ -154,6 +155,10 @@ class LoggedStreams(Streams):
             event.seen()  # not done, but over: nothing goes on there
             raise
         event.seen()
+
+    def capturing(self) -> AbstractContextManager[None]:
+        """That of the streams that do the work."""
+        return self.inner.capturing()
 
     async def aclose(self) -> None:
         """Close the streams that do the work."""

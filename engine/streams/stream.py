@@ -6,6 +6,7 @@ stream *waits* for it, or the host does.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -112,6 +113,13 @@ class Streams(Protocol):
         An access that lasts while other tasks run is noted when it begins and when it has ended.
         """
         ...
+
+    def capturing(self) -> AbstractContextManager[None]:
+        """While a graph is captured, nothing touches the driver: it is kept back until the end.
+
+        Blocks at first until threads have left the driver. Streams without a driver do nothing.
+        """
+        return nullcontext()
 
     async def finished(self, event: StreamEvent) -> None:
         """Return once ``event`` is done; other tasks run meanwhile.

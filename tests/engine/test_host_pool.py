@@ -213,6 +213,33 @@ def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cgroup_memory_left(tmp_path, tmp_path / "missing") is None
 
 
+def test_nothing_is_pinned_while_a_graph_is_captured() -> None:
+    registrar = FakeRegistrar()
+    registrar.go_on.clear()
+    pool = HostPool(6, 3 * PAGE, pin=True, registrar=registrar, chunk_nbytes=6 * PAGE)
+    assert registrar.entered.wait(60)
+    captured = threading.Event()
+
+    def capture() -> None:
+        with pool.pinning_paused():
+            pinned = len(registrar.pinned)
+            captured.set()
+            assert captured_for_a_while.wait(60)
+            assert len(registrar.pinned) == pinned
+
+    captured_for_a_while = threading.Event()
+    capturing = threading.Thread(target=capture)
+    capturing.start()
+    assert not captured.is_set(), "the chunk under way is waited for"
+    registrar.go_on.set()
+    assert captured.wait(60)
+    captured_for_a_while.set()
+    capturing.join()
+    pool.wait_registered()
+    assert pool.registered_slots == 6
+    pool.close()
+
+
 @pytest.mark.gpu
 def test_cuda_sees_the_rows_as_pinned() -> None:
     pool = HostPool(5, 3 * PAGE, pin=True, chunk_nbytes=6 * PAGE)
