@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.report import Report, arguments
+from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.disk.directory import BlockDirectory
 
-IN_FLIGHT = 64
-"""Blocks that the tier is asked for at a time: a few transfers of a few dozen blocks."""
+TRANSFER, IN_FLIGHT = 16, 4
+"""Blocks that the tier is asked for in one call, and how many such calls run at a time."""
 
 Times = dict[str, list[float]]
 """Seconds of each round, by what was measured."""
@@ -57,14 +58,18 @@ async def tier_round(
     times: Times, directory: BlockDirectory, blocks: Sequence[memoryview], round_number: int
 ) -> None:
     """The same through the tier: every write replaces a block that has a row."""
-    keys = [f"{round_number} {slot}".encode() for slot in range(len(blocks))]
+    placed = [
+        Block(slot, f"{round_number} {slot}".encode(), content)
+        for slot, content in enumerate(blocks)
+    ]
 
-    async def through(call: Callable[[int, bytes, memoryview], Awaitable[None]]) -> None:
-        places = iter(range(len(blocks)))
+    async def through(call: Callable[[Sequence[Block]], Awaitable[Failures]]) -> None:
+        transfers = iter(range(0, len(blocks), TRANSFER))
 
         async def one() -> None:
-            for slot in places:
-                await call(slot, keys[slot], blocks[slot])
+            for first in transfers:
+                if await call(placed[first : first + TRANSFER]):
+                    raise RuntimeError("a block has failed")
 
         await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
 

@@ -30,8 +30,10 @@ async def measure(path: Path, blocks: int) -> tuple[float, float, int]:
     """Seconds to open and to close, and the blocks that were found."""
     directory = opened(path, blocks)
     for first in range(0, blocks, AT_ONCE):
-        for slot in range(first, first + AT_ONCE):
-            directory._rows.put(slot, BlockRow(os.urandom(32), os.urandom(16), slot))
+        slots = range(first, first + AT_ONCE)
+        directory._rows.put(
+            {slot: BlockRow(os.urandom(32), os.urandom(16), slot) for slot in slots}
+        )
         await directory.flush()
     await directory.aclose(range(blocks))
     start = perf_counter()

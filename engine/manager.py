@@ -2,13 +2,15 @@
 
 import asyncio
 import math
+import warnings
 from collections.abc import AsyncIterator, Coroutine, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import anyio
 import torch
 
+from pagedkv.engine.alloc_handle import AllocHandle
 from pagedkv.engine.allocator import Allocator
 from pagedkv.engine.disk.files import REAL_FILES, Files
 from pagedkv.engine.disk.io_queue import to_the_end
@@ -19,7 +21,7 @@ from pagedkv.engine.movers.copier import PageCopier
 from pagedkv.engine.movers.host_rows import HostRows
 from pagedkv.engine.movers.mover import Mover
 from pagedkv.engine.movers.units import units_of
-from pagedkv.engine.moves import Moves
+from pagedkv.engine.moves import Moves, running_loop
 from pagedkv.engine.observability.observer import Observer
 from pagedkv.engine.observability.operator_log import OperatorLog
 from pagedkv.engine.observability.overview import Overview, overview_of
@@ -62,10 +64,13 @@ from pagedkv.reference.inputs import (
     KVCacheInputs,
     KVCacheInputsInterface,
 )
-from pagedkv.reference.lengths import cache_length, ceil_div, query_length
+from pagedkv.reference.lengths import ceil_div
 from pagedkv.reference.params import KVCacheParamInterface
 from pagedkv.reference.tensor_types import Buffer
 from pagedkv.reference.tier_names import FailReason
+
+DAY_S = 24 * 60 * 60
+"""How long a write budget lasts."""
 
 
 class PagedKVCacheManager(Queries):
@@ -173,8 +178,18 @@ class PagedKVCacheManager(Queries):
         )
         self._checks = enable_runtime_checks
         self._captures = 0
+        self._budget_ends_s: float | None = None
         self._closed = False
         self._closing: asyncio.Future[None] | None = None
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            warnings.warn(
+                "a manager was not closed, and what it was still to write is lost: use "
+                "PagedKVCacheManager.open, or await aclose()",
+                ResourceWarning,
+                source=self,
+            )
 
     @classmethod
     @asynccontextmanager
@@ -278,12 +293,30 @@ class PagedKVCacheManager(Queries):
 
     # --- allocation -------------------------------------------------------------------------
 
-    async def alloc(self, data: Context, replica_idx: int, *, wait_s: float = 0.0) -> None:
+    @overload
+    def alloc(
+        self, data: Context, replica_idx: int, *, wait_s: float = 0.0, defer: Literal[False] = False
+    ) -> Coroutine[Any, Any, None]: ...
+
+    @overload
+    def alloc(
+        self, data: Context, replica_idx: int, *, wait_s: float = 0.0, defer: Literal[True]
+    ) -> AllocHandle: ...
+
+    def alloc(
+        self, data: Context, replica_idx: int, *, wait_s: float = 0.0, defer: bool = False
+    ) -> Coroutine[Any, Any, None] | AllocHandle:
         """Give a claimed request the pages of its next forward, its cached prefix included.
 
-        Returns when the pages are assigned and the prefix has landed; the context's active window
-        begins behind it. All or nothing (ALLOC-1, ALLOC-2); a load that fails on the way becomes
-        tokens to compute (FAIL-1). If it is cancelled, the request is as it was before.
+        Returns, when it is awaited, once the pages are assigned and the prefix has landed; the
+        context's active window begins behind it. All or nothing (ALLOC-1, ALLOC-2); a load that
+        fails on the way becomes tokens to compute (FAIL-1). If it is cancelled, the request is as
+        it was before.
+
+        With ``defer`` it is begun at once, and a handle is returned. That is ready earlier: when
+        the pages are assigned, and what is read from disk is read and verified. Copies to the
+        device may still be under way: :meth:`runtime_inputs` has the compute stream wait for those
+        of its batch (XFER-8).
 
         Args:
             data: The request.
@@ -291,18 +324,20 @@ class PagedKVCacheManager(Queries):
             wait_s: Seconds to wait until there are pages. Those who wait hold nothing and are
                 served in the order of their coming. A request that holds pages already does not
                 wait: it is served at once, or not at all.
+            defer: Whether to return a handle in place of a coroutine.
 
         Raises:
             InsufficientBlocksError: It does not fit, or will never; nothing was changed.
             UnknownRequestError, ReplicaIndexError, AllocPendingError: See :mod:`errors`.
+            ValueError: ``wait_s`` is negative.
         """
         self._check_open()
         self._state.pool(replica_idx)
-        if self._moves.watch is None:
-            await self._allocator.alloc(data, replica_idx, wait_s)
-            return
-        with self._moves.watch.allocating(data, replica_idx):
-            await self._allocator.alloc(data, replica_idx, wait_s)
+        if not wait_s >= 0:
+            raise ValueError(f"wait_s is {wait_s}; use 0 or more seconds, or math.inf")
+        if defer:
+            return self._allocator.defer(data, replica_idx, wait_s)
+        return self._allocator.alloc(data, replica_idx, wait_s)
 
     def begin_alloc(
         self, ctx: Context, replica_idx: int, hit_limit: int | None = None
@@ -431,6 +466,13 @@ class PagedKVCacheManager(Queries):
         assignments: list[KVCacheAssignments] = []
         for replica, (rows, shape) in enumerate(zip(checked, shapes, strict=True)):
             try:
+                for (_, request), window in zip(
+                    rows, zip(shape.lengths, shape.used, strict=True), strict=True
+                ):
+                    request.window = window
+                    if request.arriving:
+                        self._moves.before_forward(request.arriving)
+                        request.arriving.clear()
                 tables, lengths = self._inputs[replica].write(
                     zip((request.pages for _, request in rows), shape.used, strict=True),
                     shape.lengths,
@@ -509,7 +551,7 @@ class PagedKVCacheManager(Queries):
                 self._captures -= 1
 
     def forward_launched(self, batches: Sequence[Sequence[Context]]) -> None:
-        """The forward of these batches was launched, with the inputs they have now.
+        """The forward of these batches was launched, with the inputs built for them last.
 
         Needed after a :meth:`step` with ``launched=False``, whose transfers begin here. Otherwise
         it only tells a log of the streams which pages the forward reads and writes.
@@ -520,14 +562,10 @@ class PagedKVCacheManager(Queries):
         self._check_open()
         for replica, rows in enumerate(check_batches(self._state, batches, "forward_launched")):
             size = self.params.page_size
-            for ctx, request in rows:
-                cached = cache_length(ctx)
-                end = ceil_div(cached + query_length(ctx), size)
-                reads, writes = (
-                    request.pages[: ceil_div(cached, size)],
-                    request.pages[cached // size : end],
-                )
-                self._mover.copier.launched(replica, reads, writes)
+            for _, request in rows:
+                cached, end = request.window
+                reads = request.pages[: ceil_div(cached, size)]
+                self._mover.copier.launched(replica, reads, request.pages[cached // size : end])
         self._moves.begin_held_back()
         self._acted()
 
@@ -549,6 +587,16 @@ class PagedKVCacheManager(Queries):
         self._acted()
 
     # --- transfers --------------------------------------------------------------------------
+
+    async def submit(self, transfer_id: str) -> None:
+        """With ``auto_land=False``: move the bytes of a load now, and let it land later (XFER-8).
+
+        Raises:
+            UnknownTransferError: It is not in flight.
+            SubmittedTransferError: It was submitted before, or is no load from below into a device.
+        """
+        self._check_open()
+        await self._moves.submit(transfer_id)
 
     async def land(self, transfer_id: str) -> None:
         """With ``auto_land=False``: move the bytes of a transfer, which lands, or fails by itself.
@@ -579,11 +627,15 @@ class PagedKVCacheManager(Queries):
         self._acted()
 
     def renew_write_budget(self) -> None:
-        """A new day for ``disk_write_budget_gb_per_day`` (TIER-8)."""
+        """Begin a new day for ``disk_write_budget_gb_per_day`` (TIER-8); it begins by itself, too.
+
+        The next one begins 24 hours later.
+        """
         self._check_open()
         disk = self._state.lower.tiers.get("disk")
         if disk is not None:
             disk.writes_left = write_budget(self.params)
+        self._budget_ends_s = None
         self._emit_simple(WriteBudgetRenewed())
 
     # --- look-ups and counters --------------------------------------------------------------
@@ -738,6 +790,8 @@ class PagedKVCacheManager(Queries):
     def _acted(self) -> None:
         """After every decision: let go what was given up, begin what was issued, wake who waits."""
         state = self._state
+        if self._options.disk_write_budget_gb_per_day is not None:
+            self._begin_day()
         for name, tier in state.lower.tiers.items():
             if tier.given_up:
                 # Before a slot is written anew.
@@ -751,6 +805,16 @@ class PagedKVCacheManager(Queries):
             queue.pages_came_free()
         if self._checks:
             invariants.check(state)
+
+    def _begin_day(self) -> None:
+        """Renew the write budget, if a day has gone by since it was."""
+        loop = running_loop()
+        if loop is None:
+            return
+        if self._budget_ends_s is not None and loop.time() >= self._budget_ends_s:
+            self.renew_write_budget()
+        elif self._budget_ends_s is None:
+            self._budget_ends_s = loop.time() + DAY_S
 
     async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what belongs to the loop of the movers there."""

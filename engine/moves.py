@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 from pagedkv.engine.loop_thread import LoopThread
-from pagedkv.engine.movers.copier import Marks
+from pagedkv.engine.movers.copier import Arrivals, Marks
 from pagedkv.engine.movers.mover import MoveFailedError, Mover
 from pagedkv.engine.observability.operator_log import OperatorLog
 from pagedkv.engine.observability.watch import Watch
@@ -69,6 +70,8 @@ class Moves:
         self._debug_queue: deque[Transfer] = deque()
         self._marks: dict[str, Marks] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._arrivals: dict[str, Arrivals] = {}
+        self._enqueued: dict[str, asyncio.Event] = {}
         self._held_back: list[Transfer] = []
         self._failing: set[asyncio.Task[None]] = set()
 
@@ -121,13 +124,32 @@ class Moves:
         held_back, self._held_back = self._held_back, []
         self.begin(held_back)
 
+    async def submit(self, transfer_id: str) -> None:
+        """Move the bytes of a load now, which is to land later.
+
+        Raises:
+            UnknownTransferError: It is not in flight.
+            SubmittedTransferError: It cannot be submitted.
+        """
+        transfer = settling.find(self._state, transfer_id)
+        settling.check_can_be_submitted(transfer)
+        failure = await self._moved(transfer)
+        if failure is None:
+            settling.submit(self._state, transfer_id)
+        else:
+            self._settle(transfer, failure)
+
     async def land(self, transfer_id: str) -> None:
-        """Move the bytes of a transfer now.
+        """Move the bytes of a transfer now, unless that was done when it was submitted.
 
         Raises:
             UnknownTransferError: It is not in flight.
         """
-        await self._move(settling.find(self._state, transfer_id))
+        transfer = settling.find(self._state, transfer_id)
+        if transfer.submitted:
+            self._settle(transfer, None)
+        else:
+            await self._move(transfer)
 
     def fail(self, transfer_id: str, reason: FailReason, keys: Iterable[PageKey] | None) -> None:
         """A transfer that nobody moves has failed.
@@ -164,6 +186,29 @@ class Moves:
                 await asyncio.wait([task])
             elif transfer_id in self._state.in_flight and not self._auto_land:
                 await self.land(transfer_id)
+
+    async def submitted(self, transfer_ids: Iterable[str]) -> None:
+        """Wait until transfers have settled, or who has hit them may go on (XFER-8)."""
+        for transfer_id in transfer_ids:
+            transfer = self._state.in_flight.get(transfer_id)
+            if transfer is None or transfer.submitted:
+                continue
+            if transfer.source == "peer" or transfer_id not in self._tasks:
+                await self.settled([transfer_id])
+                continue
+            if transfer_id not in self._arrivals:
+                await self._enqueued.setdefault(transfer_id, asyncio.Event()).wait()
+            if transfer_id in self._arrivals and not transfer.submitted:
+                settling.submit(self._state, transfer_id)
+
+    def before_forward(self, transfer_ids: Iterable[str]) -> None:
+        """What is launched from now on finds the bytes of these submitted loads.
+
+        Raises:
+            DeviceFailedError: A device has failed.
+        """
+        for transfer_id in transfer_ids:
+            self._mover.copier.before_forward(self._arrivals.get(transfer_id, ()))
 
     async def drained(self) -> None:
         """Wait until nothing is in flight."""
@@ -213,12 +258,16 @@ class Moves:
             failure = await self._moved(transfer)
         finally:
             self._tasks.pop(transfer.id, None)
+            self._arrivals.pop(transfer.id, None)
+            if waited_for := self._enqueued.pop(transfer.id, None):
+                waited_for.set()
         self._settle(transfer, failure)
 
     async def _moved(self, transfer: Transfer) -> MoveFailedError | DeviceFailedError | None:
         """Move the bytes; what went wrong."""
         try:
-            await self._mover.move(transfer, self._marks.pop(transfer.id))
+            marks = self._marks.pop(transfer.id)
+            await self._mover.move(transfer, marks, partial(self._note_enqueued, transfer.id))
         except (MoveFailedError, DeviceFailedError) as error:
             return error
         except Exception:
@@ -226,6 +275,11 @@ class Moves:
             logger.exception("%r has failed in a way that is not foreseen", transfer)
             return MoveFailedError("io_error", transfer.keys)
         return None
+
+    def _note_enqueued(self, transfer_id: str, arrivals: Arrivals) -> None:
+        self._arrivals[transfer_id] = arrivals
+        if waited_for := self._enqueued.get(transfer_id):
+            waited_for.set()
 
     def _settle(
         self, transfer: Transfer, failure: MoveFailedError | DeviceFailedError | None
@@ -235,6 +289,10 @@ class Moves:
                 settling.land(self._state, transfer.id)
                 if self.watch is not None:
                     self.watch.transfer_settled(transfer.id, None)
+            elif transfer.submitted:
+                # Somebody has gone on with it: it fails with its device, or not at all (XFER-8).
+                assert transfer.replica is not None
+                self.poison(transfer.replica, failure.reason)
             elif isinstance(failure, MoveFailedError):
                 self._fail(transfer, failure.reason, failure.keys)
             else:

@@ -207,7 +207,10 @@ class KVConnectorConfig(ConfigFileModel):
 class TierOptions(BaseModel):
     """Options of this project's own tiers, taken from a connector config's extra fields."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", frozen=True)
+    # The title is what errors name: this is where users have set it.
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="ignore", frozen=True, title="KVConnectorConfig"
+    )
 
     write_policy: Literal["through", "write_back", "reuse"] = "through"
     """When a page is written to the tier below: at once, when it is evicted, or when it is used a

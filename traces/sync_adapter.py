@@ -13,9 +13,10 @@ from pagedkv.reference.interfaces import AsyncKVCacheManager, SyncKVCacheManager
 def as_sync(manager: SyncKVCacheManager | AsyncKVCacheManager) -> SyncKVCacheManager:
     """The manager itself, or an asynchronous one behind synchronous calls.
 
-    A manager counts as asynchronous if its ``alloc`` is a coroutine function.
+    A manager counts as asynchronous if its ``alloc`` or its ``shutdown`` is a coroutine function.
     """
-    if not inspect.iscoroutinefunction(getattr(manager, "alloc", None)):
+    methods = (getattr(manager, name, None) for name in ("alloc", "shutdown"))
+    if not any(map(inspect.iscoroutinefunction, methods)):
         return cast("SyncKVCacheManager", manager)
     return cast("SyncKVCacheManager", _OnItsOwnLoop(cast("AsyncKVCacheManager", manager)))
 
@@ -42,9 +43,10 @@ class _OnItsOwnLoop:
             # What does not wait only has to find its loop; a turn of it costs more than the call.
             asyncio._set_running_loop(self._runner.get_loop())
             try:
-                return found(*args, **kwargs)
+                result = found(*args, **kwargs)
             finally:
                 asyncio._set_running_loop(None)
+            return self._run(lambda: result) if inspect.isawaitable(result) else result
 
         return call
 

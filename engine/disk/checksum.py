@@ -18,8 +18,7 @@ def block_checksum(namespace: bytes, key: PageKey, content: memoryview) -> bytes
 
     It tells damage, not malice: who can write to the directory can also write to the index.
     """
-    digest = xxhash.xxh3_128()
-    for part in (namespace, key):
-        digest.update(len(part).to_bytes(4, "little") + part)
-    digest.update(content)
+    head = b"".join(len(part).to_bytes(4, "little") + part for part in (namespace, key))
+    digest = xxhash.xxh3_128(head)
+    digest.update(content)  # other threads run meanwhile
     return digest.digest()

@@ -6,22 +6,34 @@ docs/disk.md goes through what a crash can leave behind.
 import asyncio
 import itertools
 import logging
+import math
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
+from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.disk.checksum import block_checksum, namespace_tag
 from pagedkv.engine.disk.errors import BlockDamagedError
 from pagedkv.engine.disk.files import REAL_FILES, Files
 from pagedkv.engine.disk.index import BlockRow, Namespace
 from pagedkv.engine.disk.index_writer import IndexWriter
-from pagedkv.engine.disk.io_queue import IoQueue, to_the_end
+from pagedkv.engine.disk.io_queue import IoQueue, Kind, to_the_end
 from pagedkv.engine.disk.warm_start import OpenedDirectory, open_directory
 from pagedkv.reference.identity import PageKey
+
+MIN_PIECE_NBYTES = 2**18
+"""The least that a thread is given of a transfer: enough to be worth its waking."""
+
+MAX_PIECE_NBYTES = 2**22
+"""The most that a thread is given of a transfer: a read waits for the end of such a write."""
+
+_SlabCall: TypeAlias = Callable[[int, Sequence[memoryview]], dict[int, OSError]]
 
 _logger = logging.getLogger(__name__)
 
@@ -55,6 +67,7 @@ class BlockDirectory:
             max((row.age for row in opened.survivors.values()), default=0) + 1
         )
         self._rows = IndexWriter(opened.index, opened.namespace.block_nbytes)
+        self._depth = depth
         self._io = IoQueue(depth)
         self._is_wanted: dict[int, bool] = {}  # by slot: whether the write in flight shall count
         self._calls = 0
@@ -108,59 +121,77 @@ class BlockDirectory:
         opened = open_directory(Path(path), namespace, direct_io=direct_io, files=files)
         return cls(opened, depth)
 
-    async def write(self, slot: int, key: PageKey, content: memoryview) -> None:
-        """Put a block into a slot; what was there is gone from the beginning of the call.
+    async def write(self, blocks: Sequence[Block]) -> Failures:
+        """Put blocks into their slots; what was there is gone from the beginning of the call.
 
-        If this returns, the block can be read, and its row is on its way to the index.
+        When this returns, the blocks can be read, and their rows are on their way to the index.
 
         Args:
-            slot: Where to. No other call may use it until this one is over, but ``forget``.
-            key: Which block.
-            content: Its ``block_nbytes`` bytes, which must not change meanwhile.
+            blocks: No other call may use their slots until this one is over, but ``forget``; their
+                ``block_nbytes`` bytes each must not change meanwhile.
+
+        Returns:
+            The blocks that could not be written, each with an ``OSError``; their slots hold
+            nothing.
 
         Raises:
-            OSError: They could not be written; the slot holds nothing.
-            ValueError: The slot is being written, or does not exist, or the length is wrong.
+            ValueError: A slot is being written, or does not exist, or a length is wrong.
         """
-        with self._call(slot, content):
-            if slot in self._is_wanted:
+        with self._call(blocks):
+            slots = [block.slot for block in blocks]
+            for slot in self._is_wanted.keys() & slots:
                 raise ValueError(f"slot {slot} is being written; wait for that write to end")
-            self.forget(slot)
-            self._is_wanted[slot] = True
+            for slot in slots:
+                self.forget(slot)
+            self._is_wanted.update(dict.fromkeys(slots, True))
             try:
                 # A row never stands for bytes that are being overwritten, not even on disk.
-                await self._rows.settled(slot)
-                write = partial(self._write_and_sum, slot, key, content)
-                checksum = await self._io.run("write", write)
-                if self._is_wanted[slot]:
-                    self._checksums[slot] = checksum
-                    self._rows.put(slot, BlockRow(key, checksum, next(self._ages)))
+                await self._rows.settled(slots)
+                outcomes = await self._moved("write", self._slab.write, blocks)
+                failures: Failures = {}
+                rows: dict[int, BlockRow | None] = {}
+                for slot, key, _ in blocks:
+                    outcome = outcomes[slot]
+                    if isinstance(outcome, OSError):
+                        failures[key] = outcome
+                    elif self._is_wanted[slot]:
+                        self._checksums[slot] = outcome
+                        rows[slot] = BlockRow(key, outcome, next(self._ages))
+                self._rows.put(rows)
+                return failures
             finally:
-                del self._is_wanted[slot]
+                for slot in slots:
+                    del self._is_wanted[slot]
 
-    async def read(self, slot: int, key: PageKey, into: memoryview) -> None:
-        """Copy the block in a slot into memory, and verify it there (TIER-5).
+    async def read(self, blocks: Sequence[Block]) -> Failures:
+        """Copy blocks from their slots into memory, and verify them there (TIER-5).
 
         Args:
-            slot: Where from. It must not be written until this call is over.
-            key: Which block is expected there.
-            into: Writable memory of ``block_nbytes`` bytes; after an error its content is not
-                known.
+            blocks: Their slots must not be written until this call is over; their memory is
+                writable, ``block_nbytes`` for each.
+
+        Returns:
+            The blocks that are not in memory now, each with an ``OSError`` if it could not be read,
+            or a ``BlockDamagedError`` if its slot does not hold the bytes that were written under
+            its key: then the slot is forgotten.
 
         Raises:
-            BlockDamagedError: The slot does not hold the bytes that were written under ``key``.
-                It is forgotten.
-            OSError: They could not be read.
-            ValueError: The slot does not exist, or the length is wrong.
+            ValueError: A slot does not exist, or a length is wrong.
         """
-        with self._call(slot, into):
-            checksum = self._checksums[slot]
-            if checksum is None:
-                raise BlockDamagedError(key)
-            if await self._io.run("read", partial(self._read_and_sum, slot, key, into)) != checksum:
-                if self._checksums[slot] is checksum:
-                    self.forget(slot)
-                raise BlockDamagedError(key)
+        with self._call(blocks):
+            expected = {slot: self._checksums[slot] for slot, _, _ in blocks}
+            stored = [block for block in blocks if expected[block.slot] is not None]
+            outcomes = await self._moved("read", self._slab.read, stored)
+            failures: Failures = {}
+            for slot, key, _ in blocks:
+                outcome = outcomes.get(slot)
+                if isinstance(outcome, OSError):
+                    failures[key] = outcome
+                elif outcome is None or outcome != expected[slot]:
+                    if outcome is not None and self._checksums[slot] is expected[slot]:
+                        self.forget(slot)
+                    failures[key] = BlockDamagedError(key)
+            return failures
 
     def forget(self, slot: int) -> None:
         """The slot holds nothing any more, also after a restart. A write in flight does not count.
@@ -172,7 +203,7 @@ class BlockDirectory:
             self._is_wanted[slot] = False
         if self._checksums[slot] is not None:
             self._checksums[slot] = None
-            self._rows.put(slot, None)
+            self._rows.put({slot: None})
 
     def forget_all(self) -> None:
         """No slot holds anything any more (RESET-1). Once :meth:`flush` has returned, not even a
@@ -232,16 +263,21 @@ class BlockDirectory:
             self._opened.lock.close()
 
     @contextmanager
-    def _call(self, slot: int, buffer: memoryview) -> Iterator[None]:
+    def _call(self, blocks: Sequence[Block]) -> Iterator[None]:
         """Check the arguments of a transfer, and let ``aclose`` wait for its end."""
         if self._closing is not None:
             raise RuntimeError(f"{self!r} is closed; open it again")
-        if not 0 <= slot < len(self._checksums):
-            raise ValueError(f"slot is {slot}; use 0 to {len(self._checksums) - 1}")
-        if len(buffer) != self.namespace.block_nbytes:
-            raise ValueError(
-                f"a block has {self.namespace.block_nbytes} bytes, but {len(buffer)} were given"
-            )
+        for slot, _, content in blocks:
+            if not 0 <= slot < len(self._checksums):
+                raise ValueError(f"slot is {slot}; use 0 to {len(self._checksums) - 1}")
+            if len(content) != self.namespace.block_nbytes:
+                raise ValueError(
+                    f"a block has {self.namespace.block_nbytes} bytes, but {len(content)} were "
+                    "given"
+                )
+        for slot, times in Counter(block.slot for block in blocks).items():
+            if times > 1:
+                raise ValueError(f"slot {slot} is named twice in one call; use a call for each")
         self._calls += 1
         self._idle.clear()
         try:
@@ -251,10 +287,39 @@ class BlockDirectory:
             if not self._calls:
                 self._idle.set()
 
-    def _write_and_sum(self, slot: int, key: PageKey, content: memoryview) -> bytes:
-        self._slab.write(slot, content)
-        return block_checksum(self._tag, key, content)
+    async def _moved(
+        self, kind: Kind, move: _SlabCall, blocks: Sequence[Block]
+    ) -> dict[int, bytes | OSError]:
+        """Move blocks on the disk's threads; by slot, the checksum of what was moved."""
+        calls = [partial(self._move, move, piece) for piece in self._pieces(blocks)]
+        outcomes: dict[int, bytes | OSError] = {}
+        for part in await self._io.run(kind, calls):
+            outcomes |= part
+        return outcomes
 
-    def _read_and_sum(self, slot: int, key: PageKey, into: memoryview) -> bytes:
-        self._slab.read(slot, into)
-        return block_checksum(self._tag, key, into)
+    def _pieces(self, blocks: Sequence[Block]) -> list[list[Block]]:
+        """A piece for each thread, or more, or fewer; in the order of the slots."""
+        nbytes = self.namespace.block_nbytes
+        fair = math.ceil(len(blocks) / self._depth)
+        size = max(1, min(max(fair, MIN_PIECE_NBYTES // nbytes), MAX_PIECE_NBYTES // nbytes))
+        in_order = sorted(blocks, key=itemgetter(0))
+        return [in_order[n : n + size] for n in range(0, len(in_order), size)]
+
+    def _move(self, move: _SlabCall, piece: Sequence[Block]) -> dict[int, bytes | OSError]:
+        outcomes: dict[int, bytes | OSError] = {}
+        for run in _adjacent(piece):
+            failed = move(run[0].slot, [block.content for block in run])
+            for slot, key, content in run:
+                outcomes[slot] = failed.get(slot) or block_checksum(self._tag, key, content)
+        return outcomes
+
+
+def _adjacent(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Runs of blocks whose slots lie behind each other."""
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if runs and runs[-1][-1].slot + 1 == block.slot:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs

@@ -6,7 +6,9 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -32,7 +34,8 @@ class CrashedError(OSError):
 class FaultyFiles:
     """Real files with faults, the same ones for the same seed and order of calls.
 
-    Shares are probabilities from 0 to 1, drawn anew for every call.
+    Each buffer that a call moves is a transfer of its own, as if there were a call for each. Shares
+    are probabilities from 0 to 1, drawn anew for every transfer.
     """
 
     seed: int = 0
@@ -62,7 +65,7 @@ class FaultyFiles:
         self._crashed = False
 
     def fail(self, call: FileCall, error: int, *, nth: int = 1) -> None:
-        """Let the ``nth`` next call of a method fail with an error number of :mod:`errno`."""
+        """Let the ``nth`` next call or transfer of a method fail with a number of :mod:`errno`."""
         with self._lock:
             self._failing[call, self._calls[call] + nth] = error
 
@@ -93,20 +96,48 @@ class FaultyFiles:
         self._paths.pop(fd, None)
         self.files.close(fd)
 
-    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
+    def preadv(self, fd: int, into: Sequence[memoryview], offset: int) -> int:
         """See :class:`Files`."""
+        return self._each("preadv", partial(self._read, fd), into, offset)
+
+    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
+        """See :class:`Files`."""
+        return self._each("pwritev", partial(self._write, fd), content, offset)
+
+    def _each(
+        self,
+        call: FileCall,
+        move: Callable[[memoryview, int], int],
+        buffers: Sequence[memoryview],
+        offset: int,
+    ) -> int:
+        """Move buffers one by one. What precedes an error counts: the next call meets it again."""
+        done = 0
+        for buffer in buffers:
+            try:
+                count = move(buffer, offset + done)
+            except OSError as error:
+                if not done:
+                    raise
+                self.fail(call, error.errno or errno.EIO)
+                break
+            done += count
+            if count < len(buffer):
+                break
+        return done
+
+    def _read(self, fd: int, into: memoryview, offset: int) -> int:
         with self._lock:
             self._count("preadv")
             wanted = into[: self._shortened(len(into), self.short)]
             flips, pause = self._draw(self.flipped), self._random.uniform(0, self.delay_s)
         time.sleep(pause)
-        count = self.files.preadv(fd, wanted, offset)
+        count = self.files.preadv(fd, [wanted], offset)
         if flips and count:
             into[self._random.randrange(count)] ^= 1
         return count
 
-    def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
-        """See :class:`Files`."""
+    def _write(self, fd: int, content: memoryview, offset: int) -> int:
         with self._lock:
             self._count("pwritev")
             claimed = self._shortened(len(content), self.short)
@@ -115,7 +146,7 @@ class FaultyFiles:
             self._spend(written)
             self._remember(fd, offset, written)
         time.sleep(pause)
-        self.files.pwritev(fd, content[:written], offset)
+        self.files.pwritev(fd, [content[:written]], offset)
         if flips:
             self._flip(fd, offset + self._random.randrange(written))
         return claimed

@@ -1,6 +1,7 @@
 """The calls to the operating system that the slab makes, behind one interface."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,12 +21,12 @@ class Files(Protocol):
         """Give a descriptor back."""
         ...
 
-    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
-        """Fill ``into`` from ``offset``; how many bytes were read, 0 at the end of the file."""
+    def preadv(self, fd: int, into: Sequence[memoryview], offset: int) -> int:
+        """Fill buffers from ``offset`` on; how many bytes were read, 0 at the end of the file."""
         ...
 
-    def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
-        """Write ``content`` at ``offset``; how many bytes were written, perhaps not all."""
+    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
+        """Write buffers at ``offset``; how many bytes were written, perhaps not all."""
         ...
 
     def fallocate(self, fd: int, nbytes: int) -> None:
@@ -56,13 +57,13 @@ class RealFiles:
         """See :class:`Files`."""
         os.close(fd)
 
-    def preadv(self, fd: int, into: memoryview, offset: int) -> int:
+    def preadv(self, fd: int, into: Sequence[memoryview], offset: int) -> int:
         """See :class:`Files`."""
-        return os.preadv(fd, [into], offset)
+        return os.preadv(fd, into, offset)
 
-    def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
+    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
         """See :class:`Files`."""
-        return os.pwritev(fd, [content], offset)
+        return os.pwritev(fd, content, offset)
 
     def fallocate(self, fd: int, nbytes: int) -> None:
         """See :class:`Files`."""

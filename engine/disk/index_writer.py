@@ -5,6 +5,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pagedkv.engine.disk.index import BlockRow, Index
@@ -41,12 +42,12 @@ class IndexWriter:
         self._thread = threading.Thread(target=self._run, name="pagedkv-index", daemon=True)
         self._thread.start()
 
-    def put(self, slot: int, row: BlockRow | None) -> None:
-        """Queue the row of a slot, or with ``None`` its end. Never waits for the disk."""
+    def put(self, rows: Mapping[int, BlockRow | None]) -> None:
+        """Queue the rows of slots, or with ``None`` their ends. Never waits for the disk."""
         with self._changed:
             if not self._queued:
                 self._changed.notify()
-            self._queued.changes[slot] = row
+            self._queued.changes.update(rows)
 
     def clear(self) -> None:
         """Queue the end of all rows, which will then survive a loss of power too."""
@@ -54,10 +55,10 @@ class IndexWriter:
             self._queued = _Batch(clear=True)
             self._changed.notify()
 
-    async def settled(self, slot: int) -> None:
-        """Return once what was queued for ``slot`` is committed, or could not be."""
+    async def settled(self, slots: Sequence[int]) -> None:
+        """Return once what was queued for ``slots`` is committed, or could not be."""
         with self._changed:
-            is_open = self._queued.touches(slot) or self._writing.touches(slot)
+            is_open = self._queued.touches(slots) or self._writing.touches(slots)
         if is_open:
             await self.flush()
 
@@ -124,8 +125,8 @@ class _Batch:
     def __bool__(self) -> bool:
         return self.clear or bool(self.changes)
 
-    def touches(self, slot: int) -> bool:
-        return self.clear or slot in self.changes
+    def touches(self, slots: Sequence[int]) -> bool:
+        return self.clear or not self.changes.keys().isdisjoint(slots)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from aiofiles.base import wrap
 
@@ -16,15 +15,16 @@ Result = TypeVar("Result")
 Kind: TypeAlias = Literal["read", "write"]
 """What a call does; reads are what requests wait for."""
 
-_Settle: TypeAlias = Callable[[], None]
+LINGER_S = 0.1
+"""How long a thread waits for more to do. Each that ends or begins wakes the event loop."""
 
 
 class IoQueue:
-    """Runs calls in the order of their coming, but a read before every write that waits.
+    """Runs batches of calls in the order of their coming, but reads before every write that waits.
 
-    A thread that has done one call takes the next without asking the event loop, and tells it of
-    several at once, so that a busy loop does not leave the disk idle. The queue belongs to the one
-    loop that runs it.
+    The calls of a batch are shared among the threads, which ask each other for more and not the
+    event loop; that hears of the whole batch once, when its last call is over. The queue belongs
+    to the one loop that runs it.
 
     Args:
         depth: Most calls that run at the same time, each on a thread.
@@ -32,74 +32,95 @@ class IoQueue:
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        self._lock = threading.Lock()
-        self._waiting: dict[Kind, deque[Callable[[], _Settle]]] = {
-            "read": deque(),
-            "write": deque(),
-        }
-        self._ended: list[_Settle] = []
-        self._num_working = 0
+        self._changed = threading.Condition()
+        # Any: each batch has results of its own type.
+        self._waiting: dict[Kind, deque[_Batch[Any]]] = {"read": deque(), "write": deque()}
+        self._closing = False
+        self._num_workers = 0
         self._workers: set[asyncio.Future[None]] = set()
         self._executor = ThreadPoolExecutor(depth, thread_name_prefix="pagedkv-disk")
 
-    async def run(self, kind: Kind, call: Callable[[], Result]) -> Result:
-        """What ``call`` returns or raises.
+    async def run(self, kind: Kind, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """What ``calls`` return, in the order of their ends.
 
-        Cancelled while it waits, it is never run. Cancelled later, this returns only when the call
-        is over: until then it uses the caller's memory.
+        Cancelled, this runs none that has not begun, and returns only when those that have are
+        over: until then they use the caller's memory.
+
+        Raises:
+            Exception: What the first that failed has raised; all are over then.
         """
-        loop = asyncio.get_running_loop()
-        end: asyncio.Future[Result] = loop.create_future()
-
-        def job() -> _Settle:
-            try:
-                return partial(end.set_result, call())
-            except BaseException as error:  # it is raised where the call was asked for
-                return partial(end.set_exception, error)
-
-        with self._lock:
-            self._waiting[kind].append(job)
-            needs_worker = self._num_working < self._depth
-            self._num_working += needs_worker
-        if needs_worker:
-            worker = asyncio.ensure_future(wrap(self._work)(loop, executor=self._executor))
+        if not calls:
+            return []
+        batch = _Batch(calls)
+        with self._changed:
+            self._waiting[kind].append(batch)
+            self._changed.notify(len(calls))
+            missing = min(len(calls), self._depth - self._num_workers)
+            self._num_workers += missing
+        for _ in range(missing):
+            worker = asyncio.ensure_future(wrap(self._work)(executor=self._executor))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
         try:
-            return await asyncio.shield(end)
+            await asyncio.shield(batch.end)
         except asyncio.CancelledError:
-            with self._lock, contextlib.suppress(ValueError):
-                self._waiting[kind].remove(job)
-                end.cancel()
-            await waited_for(end)
+            with self._changed, contextlib.suppress(ValueError):
+                self._waiting[kind].remove(batch)
+                batch.drop_waiting()
+            await waited_for(batch.end)
             raise
+        if batch.errors:
+            raise batch.errors[0]
+        return batch.results
 
     def close(self) -> None:
         """Wait for the calls that run, and end the threads."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         self._executor.shutdown()
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self) -> None:
         while (job := self._next()) is not None:
-            settle = job()
-            with self._lock:
-                self._ended.append(settle)
-                is_first = len(self._ended) == 1
-            if is_first:
-                loop.call_soon_threadsafe(self._settle)
+            batch, call = job
+            try:
+                batch.results.append(call())
+            except BaseException as error:  # it is raised where the call was asked for
+                batch.errors.append(error)
+            with self._changed:
+                batch.num_open -= 1
+                is_over = not batch.num_open
+            if is_over:
+                batch.end.get_loop().call_soon_threadsafe(batch.end.set_result, None)
 
-    def _next(self) -> Callable[[], _Settle] | None:
-        with self._lock:
-            for queue in self._waiting.values():  # reads come first
-                if queue:
-                    return queue.popleft()
-            self._num_working -= 1
+    def _next(self) -> "tuple[_Batch[Any], Callable[[], Any]] | None":
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or any(self._waiting.values()), LINGER_S)
+            for batches in self._waiting.values():  # reads come first
+                if batches:
+                    batch, call = batches[0], batches[0].waiting.popleft()
+                    if not batch.waiting:
+                        batches.popleft()
+                    return batch, call
+            self._num_workers -= 1
             return None
 
-    def _settle(self) -> None:
-        with self._lock:
-            ended, self._ended = self._ended, []
-        for settle in ended:
-            settle()
+
+class _Batch(Generic[Result]):
+    """Calls that somebody waits for together."""
+
+    def __init__(self, calls: Sequence[Callable[[], Result]]) -> None:
+        self.waiting = deque(calls)
+        self.num_open = len(calls)  # that wait or run
+        self.results: list[Result] = []
+        self.errors: list[BaseException] = []
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def drop_waiting(self) -> None:
+        self.num_open -= len(self.waiting)
+        self.waiting.clear()
+        if not self.num_open:
+            self.end.set_result(None)
 
 
 async def to_the_end(job: "asyncio.Future[Result]") -> Result:

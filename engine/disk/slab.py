@@ -8,6 +8,7 @@ import logging
 import mmap
 import os
 import resource
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from pagedkv.reference.sizing import InsufficientMemoryError
 
 DIRECT_IO_ALIGNMENT = 4096
 """What offset, length and address of a transfer past the page cache are multiples of."""
+
+_MAX_BUFFERS = os.sysconf("SC_IOV_MAX")
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,33 +65,29 @@ class Slab:
     def __repr__(self) -> str:
         return f"Slab({self.path}, {self.capacity} slots of {self.block_nbytes} bytes)"
 
-    def read(self, slot: int, into: memoryview) -> None:
-        """Fill ``into``, which is ``block_nbytes`` long, with the bytes of a slot.
+    def read(self, slot: int, into: Sequence[memoryview]) -> dict[int, OSError]:
+        """Fill buffers with the bytes of as many adjacent slots, in one call if the system likes.
 
-        Raises:
-            OSError: They cannot be read, or the file ends before them.
+        Args:
+            slot: The first of them.
+            into: Writable memory, ``block_nbytes`` of it for each slot.
+
+        Returns:
+            By slot, why it cannot be read; its buffer holds anything then.
         """
-        fd, position = self._descriptor_for(into), slot * self.block_nbytes
-        done = 0
-        while done < len(into):
-            count = self._files.preadv(fd, into[done:], position + done)
-            if count == 0:
-                raise OSError(errno.EIO, f"the slab ends within slot {slot}", str(self.path))
-            done += count
+        return self._transfer(self._files.preadv, slot, into)
 
-    def write(self, slot: int, content: memoryview) -> None:
-        """Replace the bytes of a slot with ``content``, which is ``block_nbytes`` long.
+    def write(self, slot: int, content: Sequence[memoryview]) -> dict[int, OSError]:
+        """Replace the bytes of adjacent slots, in one call if the system likes.
 
-        Raises:
-            OSError: They cannot be written; what is in the slot is not known.
+        Args:
+            slot: The first of them.
+            content: ``block_nbytes`` bytes for each slot.
+
+        Returns:
+            By slot, why it cannot be written; what is in it then is not known.
         """
-        fd, position = self._descriptor_for(content), slot * self.block_nbytes
-        done = 0
-        while done < len(content):
-            count = self._files.pwritev(fd, content[done:], position + done)
-            if count == 0:
-                raise OSError(errno.EIO, f"nothing could be written to slot {slot}", str(self.path))
-            done += count
+        return self._transfer(self._files.pwritev, slot, content)
 
     def trim(self) -> None:
         """Cut off what a larger capacity has left behind the last slot."""
@@ -126,17 +125,40 @@ class Slab:
         try:
             self._direct = self._files.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
             # Some file systems take the flag and refuse the transfers.
-            self._files.preadv(self._direct, memoryview(mmap.mmap(-1, DIRECT_IO_ALIGNMENT)), 0)
+            self._files.preadv(self._direct, [memoryview(mmap.mmap(-1, DIRECT_IO_ALIGNMENT))], 0)
         except OSError as error:
             if self._direct is not None:
                 self._files.close(self._direct)
                 self._direct = None
             self._warn_once(f"the file system does not take it ({error.strerror})")
 
-    def _descriptor_for(self, buffer: memoryview) -> int:
+    def _transfer(
+        self,
+        call: Callable[[int, Sequence[memoryview], int], int],
+        slot: int,
+        buffers: Sequence[memoryview],
+    ) -> dict[int, OSError]:
+        """Call until all is done, and go on behind a block at which it fails."""
+        failed: dict[int, OSError] = {}
+        fd, position, nbytes = self._descriptor_for(buffers), slot * self.block_nbytes, 0
+        while nbytes < len(buffers) * self.block_nbytes:
+            number, done = divmod(nbytes, self.block_nbytes)
+            rest = [buffers[number][done:], *buffers[number + 1 : number + _MAX_BUFFERS]]
+            try:
+                count = call(fd, rest, position + nbytes)
+                if count == 0:
+                    reason = f"the slab ends within slot {slot + number}"
+                    raise OSError(errno.EIO, reason, str(self.path))
+                nbytes += count
+            except OSError as error:
+                failed[slot + number] = error
+                nbytes = (number + 1) * self.block_nbytes
+        return failed
+
+    def _descriptor_for(self, buffers: Sequence[memoryview]) -> int:
         if self._direct is None:
             return self._buffered
-        if np.frombuffer(buffer, np.uint8).ctypes.data % DIRECT_IO_ALIGNMENT:
+        if any(_address(buffer) % DIRECT_IO_ALIGNMENT for buffer in buffers):
             self._warn_once(f"a buffer does not begin at a multiple of {DIRECT_IO_ALIGNMENT} bytes")
             return self._buffered
         return self._direct
@@ -147,6 +169,10 @@ class Slab:
             _logger.warning(
                 "disk_offload_direct_io is on, but %s: transfers go through the page cache", reason
             )
+
+
+def _address(buffer: memoryview) -> int:
+    return int(np.frombuffer(buffer, np.uint8).ctypes.data)
 
 
 REMEDY = "lower disk_offload_max_gb, free some space, or choose another disk_offload_dir"

@@ -157,11 +157,8 @@ def _moved_below(
             continue
         changes[slot] = None
         target = next(free)
-        try:
-            slab.read(slot, block)
-            slab.write(target, block)
-        except OSError as error:
-            _logger.warning("block %s could not be moved: %s", row.key.hex(), error)
+        if failed := slab.read(slot, [block]) or slab.write(target, [block]):
+            _logger.warning("block %s could not be moved: %s", row.key.hex(), *failed.values())
             continue
         moved[target] = changes[target] = row
     slab.sync()

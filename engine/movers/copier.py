@@ -1,6 +1,6 @@
 """Copies of pages between devices and host memory, on streams of their own."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from pagedkv.engine.movers.host_rows import HostRows
@@ -12,6 +12,10 @@ from pagedkv.engine.streams.stream import Access, Copy, DeviceFailedError, Strea
 
 Marks = dict[int, StreamEvent]
 """By device: an event behind every forward that was launched before a transfer was issued."""
+
+
+Arrivals = Sequence[tuple[int, StreamEvent]]
+"""Events behind the copies of a load, each with the device whose pages are written."""
 
 
 class PageCopier:
@@ -71,25 +75,37 @@ class PageCopier:
         slots: HostRows,
         rows: Sequence[int],
         pages: Sequence[int],
+        enqueued: Callable[[Arrivals], None],
     ) -> None:
         """Copy host ``rows`` into ``pages``, on every shard; return when they are there.
+
+        ``enqueued`` is told when the last of the copies is on its stream.
 
         Raises:
             DeviceFailedError: A device has failed.
         """
         assert transfer.replica is not None
         streams = self._streams_for(transfer)
+        arrivals: list[tuple[int, StreamEvent]] = []
         async with _all_finished(streams) as events:
             for unit, slot in zip(self._units[transfer.replica], slots.memories, strict=True):
                 (root_idx, root), *peers = unit.memories
                 moved = copies(root, pages, slot, rows)
                 arrived = streams.copy(root_idx, "onload", moved, [marks[root_idx]])
                 events.append(arrived)
+                arrivals.append((root_idx, arrived))
                 for device_idx, memory in peers:
                     # One copy over the bus from the host; the others hold the same.
                     spread = copies(memory, pages, root, pages)
                     after = [arrived, marks[device_idx]]
                     events.append(streams.copy(device_idx, "peer", spread, after))
+                    arrivals.append((device_idx, events[-1]))
+            enqueued(arrivals)
+
+    def before_forward(self, arrivals: Arrivals) -> None:
+        """What is launched from now on on these devices runs behind these copies."""
+        for device_idx, event in arrivals:
+            self._streams.wait(device_idx, "compute", event)
 
     async def from_peer(self, transfer: Transfer, marks: Marks) -> None:
         """Copy the transfer's pages from another replica; return when they are there.
@@ -126,13 +142,14 @@ class PageCopier:
             )
 
     @contextmanager
-    def host_access(self, slots: HostRows, row: int, *, writes: bool) -> Iterator[None]:
-        """Log that a disk call uses a host row from the beginning to the end of this scope."""
-        self._streams.host_accessed(Access(slot.name, row, writes) for slot in slots.memories)
+    def host_access(self, slots: HostRows, rows: Sequence[int], *, writes: bool) -> Iterator[None]:
+        """Log that a disk call uses host rows from the beginning to the end of this scope."""
+        names = [slot.name for slot in slots.memories]
+        self._streams.host_accessed(Access(name, row, writes) for name in names for row in rows)
         try:
             yield
         finally:
-            self._streams.host_accessed(Access(slot.name, row, writes) for slot in slots.memories)
+            self._streams.host_accessed(Access(name, row, writes) for name in names for row in rows)
 
     def _streams_for(self, transfer: Transfer) -> Streams | WatchedCopies:
         return self._streams if self.watch is None else self.watch.copies_of(transfer)

@@ -2,12 +2,13 @@
 
 import asyncio
 import errno
-from collections.abc import Collection, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
 
+from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.disk.errors import BlockDamagedError
-from pagedkv.engine.movers.copier import Marks, PageCopier
+from pagedkv.engine.movers.copier import Arrivals, Marks, PageCopier
 from pagedkv.engine.movers.host_rows import HostRows
 from pagedkv.engine.observability.timed_blocks import TimedBlocks
 from pagedkv.engine.observability.watch import Watch
@@ -17,14 +18,14 @@ from pagedkv.reference.tier_names import FailReason
 
 
 class BlockFile(Protocol):
-    """Blocks on disk, by slot; each call fails or succeeds as a whole."""
+    """Blocks on disk, by slot: one call for all blocks of a transfer."""
 
-    async def read(self, slot: int, key: PageKey, into: memoryview) -> None:
-        """Fill ``into``; ``BlockDamagedError`` if it is not what was written, or ``OSError``."""
+    async def read(self, blocks: Sequence[Block]) -> Failures:
+        """Fill the memory of ``blocks``; which of them did not get there, or are damaged."""
         ...
 
-    async def write(self, slot: int, key: PageKey, content: memoryview) -> None:
-        """Write ``content``, or raise ``OSError``."""
+    async def write(self, blocks: Sequence[Block]) -> Failures:
+        """Write ``blocks``; which of them could not be written."""
         ...
 
 
@@ -61,8 +62,9 @@ class Mover:
         self._host = host
         self._disk = self._untimed_disk = disk
         self._passing = passing
-        self._unused_rows = list(range(0 if passing is None else passing.num_slots))
-        self._row_returned = asyncio.Semaphore(len(self._unused_rows))
+        self._unused_rows: asyncio.Queue[int] = asyncio.Queue()
+        for row in range(0 if passing is None else passing.num_slots):
+            self._unused_rows.put_nowait(row)
 
     def watched_by(self, watch: Watch | None) -> None:
         """From now on, tell ``watch`` how long copies and disk calls take; ``None``: nobody."""
@@ -72,8 +74,13 @@ class Mover:
         else:
             self._disk = self._untimed_disk
 
-    async def move(self, transfer: Transfer, marks: Marks) -> None:
+    async def move(
+        self, transfer: Transfer, marks: Marks, enqueued: Callable[[Arrivals], None]
+    ) -> None:
         """Move all bytes of ``transfer``; nothing of it goes on once this has returned.
+
+        When all that can fail of a load into a device is done, ``enqueued`` is told of the copies
+        that are left; never, if none is.
 
         Raises:
             MoveFailedError: Some did not arrive.
@@ -86,13 +93,13 @@ class Mover:
                 await self.copier.to_host(transfer, marks, self._slots, transfer.target_slots)
             case "host", "device":
                 slots, pages = transfer.source_slots, transfer.pages
-                await self.copier.to_device(transfer, marks, self._slots, slots, pages)
+                await self.copier.to_device(transfer, marks, self._slots, slots, pages, enqueued)
             case "host", "disk":
                 await self._write(transfer)
             case "disk", "host":
                 await self._prefetch(transfer)
             case "disk", "device":
-                await self._read(transfer, marks)
+                await self._read(transfer, marks, enqueued)
             case way:
                 raise AssertionError(f"no transfer goes {way}")
 
@@ -102,82 +109,94 @@ class Mover:
         return self._host
 
     async def _write(self, transfer: Transfer) -> None:
-        places = zip(transfer.keys, transfer.source_slots, transfer.target_slots, strict=True)
-        writes = [self._write_block(target, key, source) for key, source, target in places]
-        await _all_of(transfer.keys, writes)
+        assert self._disk is not None
+        rows = transfer.source_slots
+        blocks = _blocks(transfer.target_slots, transfer.keys, self._slots, rows)
+        with self.copier.host_access(self._slots, rows, writes=False):
+            failures = await self._disk.write(blocks)
+        _check(transfer, failures)
 
     async def _prefetch(self, transfer: Transfer) -> None:
-        places = zip(transfer.keys, transfer.source_slots, transfer.target_slots, strict=True)
-        reads = [
-            self._read_block(source, key, self._slots, target) for key, source, target in places
-        ]
-        await _all_of(transfer.keys, reads)
+        rows = dict(enumerate(transfer.target_slots))
+        _check(transfer, await self._read_blocks(transfer, self._slots, rows))
 
-    async def _read(self, transfer: Transfer, marks: Marks) -> None:
-        """Blocks with a host slot are read into it and copied together, the others one by one."""
-        slot_of = dict(transfer.promoted)
-        reads = [
-            self._read_block(source, key, self._slots, slot_of[n])
-            if n in slot_of
-            else self._read_past_host(transfer, marks, n)
-            for n, (key, source) in enumerate(
-                zip(transfer.keys, transfer.source_slots, strict=True)
-            )
-        ]
-        await _all_of(transfer.keys, reads)
+    async def _read(
+        self, transfer: Transfer, marks: Marks, enqueued: Callable[[Arrivals], None]
+    ) -> None:
+        """Blocks with a host slot are read into it, the others go by as rows are there for them."""
+        kept = dict(transfer.promoted)
+        failures = await self._read_blocks(transfer, self._slots, kept)
+        others = [n for n in range(len(transfer.keys)) if n not in kept]
+        while others:
+            assert self._passing is not None
+            async with self._passing_rows(len(others)) as rows:
+                passing = dict(zip(others, rows, strict=False))
+                failures |= await self._read_blocks(transfer, self._passing, passing)
+                if not failures:
+                    await self._copy_on(
+                        transfer, marks, self._passing, passing, enqueued=lambda _: None
+                    )
+            del others[: len(passing)]
+        _check(transfer, failures)
         if self.copier.watch is not None:
             self.copier.watch.blocks_read(transfer)
-        if slot_of:
-            pages = [transfer.pages[n] for n in slot_of]
-            slots = list(slot_of.values())
-            await self.copier.to_device(transfer, marks, self._slots, slots, pages)
+        if kept:
+            await self._copy_on(transfer, marks, self._slots, kept, enqueued)
 
-    async def _read_past_host(self, transfer: Transfer, marks: Marks, n: int) -> None:
-        assert self._passing is not None
-        async with self._row_returned:
-            with self._passing_row() as row:
-                source, key = transfer.source_slots[n], transfer.keys[n]
-                await self._read_block(source, key, self._passing, row)
-                page = transfer.pages[n]
-                await self.copier.to_device(transfer, marks, self._passing, [row], [page])
-
-    async def _read_block(self, slot: int, key: PageKey, rows: HostRows, row: int) -> None:
+    async def _read_blocks(
+        self, transfer: Transfer, slots: HostRows, rows: Mapping[int, int]
+    ) -> Failures:
+        """Read blocks from disk, given by their numbers in ``transfer``, each with its row."""
         assert self._disk is not None
-        with self.copier.host_access(rows, row, writes=True):
-            await self._disk.read(slot, key, rows.row(row))
+        sources = [transfer.source_slots[n] for n in rows]
+        into = list(rows.values())
+        with self.copier.host_access(slots, into, writes=True):
+            keys = [transfer.keys[n] for n in rows]
+            return await self._disk.read(_blocks(sources, keys, slots, into))
 
-    async def _write_block(self, slot: int, key: PageKey, row: int) -> None:
-        assert self._disk is not None
-        with self.copier.host_access(self._slots, row, writes=False):
-            await self._disk.write(slot, key, self._slots.row(row))
+    async def _copy_on(
+        self,
+        transfer: Transfer,
+        marks: Marks,
+        slots: HostRows,
+        rows: Mapping[int, int],
+        enqueued: Callable[[Arrivals], None],
+    ) -> None:
+        """Copy blocks to the device, given by their numbers in ``transfer``, each with its row."""
+        pages = [transfer.pages[n] for n in rows]
+        held = list(rows.values())
+        await self.copier.to_device(transfer, marks, slots, held, pages, enqueued)
 
-    @contextmanager
-    def _passing_row(self) -> Iterator[int]:
-        row = self._unused_rows.pop()
+    @asynccontextmanager
+    async def _passing_rows(self, wanted: int) -> AsyncIterator[list[int]]:
+        """Rows for ``wanted`` blocks, or for as many as there are, once there is one."""
+        rows = [await self._unused_rows.get()]
+        while len(rows) < wanted and not self._unused_rows.empty():
+            rows.append(self._unused_rows.get_nowait())
         try:
-            yield row
+            yield rows
         finally:
-            self._unused_rows.append(row)
+            for row in rows:
+                self._unused_rows.put_nowait(row)
 
 
-async def _all_of(keys: Sequence[PageKey], moves: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run ``moves``, one per block, to their end, whatever becomes of the others.
+def _blocks(
+    slots: Sequence[int], keys: Sequence[PageKey], host: HostRows, rows: Sequence[int]
+) -> list[Block]:
+    places = zip(slots, keys, rows, strict=True)
+    return [Block(slot, key, host.row(row)) for slot, key, row in places]
+
+
+def _check(transfer: Transfer, failures: Failures) -> None:
+    """A transfer has failed if one of its blocks has.
 
     Raises:
-        MoveFailedError: Some have failed, and the first of them for the reason that is given. All
-            are named: whatever went wrong with a block that was read, it is lost (TIER-6).
+        MoveFailedError: For the reason of the first of them. All are named: whatever went wrong
+            with a block that was read, it is lost (TIER-6).
     """
-    results = await asyncio.gather(*moves, return_exceptions=True)
-    failed: list[PageKey] = []
-    reasons: list[FailReason] = []
-    for key, result in zip(keys, results, strict=True):
-        if isinstance(result, BlockDamagedError | OSError):
-            failed.append(key)
-            reasons.append(_reason(result))
-        elif isinstance(result, BaseException):
-            raise result
+    failed = [key for key in transfer.keys if key in failures]
     if failed:
-        raise MoveFailedError(reasons[0], failed)
+        raise MoveFailedError(_reason(failures[failed[0]]), failed)
 
 
 def _reason(error: BlockDamagedError | OSError) -> FailReason:

@@ -47,7 +47,7 @@ class Observer:
         """A copy to, from or between devices is over."""
 
     def disk_operated(self, operation: DiskOperation, seconds: float, *, failed: bool) -> None:
-        """One block was read or written, the time in the disk's queue included."""
+        """One block was read or written: the time of its transfer's call, queue included."""
 
     def transfer_settled(self, record: TransferRecord) -> None:
         """A transfer has landed or failed."""

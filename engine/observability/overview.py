@@ -91,7 +91,7 @@ def overview_of(state: State, waiting: Sequence[int], metrics: KVCacheMetrics) -
 
 def _replica(state: State, replica_idx: int, waiting: int) -> ReplicaOverview:
     pool = state.pools[replica_idx]
-    pinned = sum(not pool.holders[page] for page in pool.pins)
+    pinned = sum(page in pool.idle for page in pool.pins)
     return ReplicaOverview(
         total_pages=pool.total,
         held_pages=pool.total - pool.num_free - pinned,

@@ -1,20 +1,21 @@
 """The disk tier's blocks, with a watch on every read and write."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.observability.watch import Watch
-from pagedkv.reference.identity import PageKey
 
 
 class Blocks(Protocol):
     """Blocks by slot; see ``BlockFile`` of the movers."""
 
-    async def read(self, slot: int, key: PageKey, into: memoryview) -> None:
-        """Fill ``into``."""
+    async def read(self, blocks: Sequence[Block]) -> Failures:
+        """Fill the memory of ``blocks``."""
         ...
 
-    async def write(self, slot: int, key: PageKey, content: memoryview) -> None:
-        """Write ``content``."""
+    async def write(self, blocks: Sequence[Block]) -> Failures:
+        """Write ``blocks``."""
         ...
 
 
@@ -26,12 +27,14 @@ class TimedBlocks:
         """What it stands before."""
         self._watch = watch
 
-    async def read(self, slot: int, key: PageKey, into: memoryview) -> None:
-        """Fill ``into``."""
-        with self._watch.disk_operation("read"):
-            await self.blocks.read(slot, key, into)
+    async def read(self, blocks: Sequence[Block]) -> Failures:
+        """Fill the memory of ``blocks``."""
+        with self._watch.disk_operation("read", blocks) as failures:
+            failures |= await self.blocks.read(blocks)
+        return failures
 
-    async def write(self, slot: int, key: PageKey, content: memoryview) -> None:
-        """Write ``content``."""
-        with self._watch.disk_operation("write"):
-            await self.blocks.write(slot, key, content)
+    async def write(self, blocks: Sequence[Block]) -> Failures:
+        """Write ``blocks``."""
+        with self._watch.disk_operation("write", blocks) as failures:
+            failures |= await self.blocks.write(blocks)
+        return failures

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.observability.observer import Observer
 from pagedkv.engine.observability.records import (
     AllocRecord,
@@ -127,16 +128,15 @@ class Watch:
         self._tell("copied", copy)
 
     @contextmanager
-    def disk_operation(self, operation: DiskOperation) -> Iterator[None]:
-        """Around the read or write of one block."""
-        began_s = self.clock()
-        failed = True
-        try:
-            yield
-            failed = False
-        finally:
-            seconds = self.clock() - began_s
-            self._tell("disk_operated", operation, seconds, failed=failed)
+    def disk_operation(
+        self, operation: DiskOperation, blocks: Sequence[Block]
+    ) -> Iterator[Failures]:
+        """Around the read or write of blocks: each is there when all are. Collects failures."""
+        began_s, failures = self.clock(), Failures()
+        yield failures
+        seconds = self.clock() - began_s
+        for block in blocks:
+            self._tell("disk_operated", operation, seconds, failed=block.key in failures)
 
     def transfer_settled(self, transfer_id: str, reason: FailReason | None) -> None:
         """A transfer has landed, or failed for a ``reason``."""

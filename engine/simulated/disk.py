@@ -9,11 +9,12 @@ import asyncio
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
 
+from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.disk.checksum import block_checksum
 from pagedkv.engine.disk.errors import BlockDamagedError
 from pagedkv.reference.identity import PageKey
@@ -95,13 +96,19 @@ class SimulatedDisk:
     def __repr__(self) -> str:
         return f"SimulatedDisk({len(self._rows)} blocks in {self.capacity} slots)"
 
-    async def write(self, slot: int, key: PageKey, content: memoryview) -> None:
-        """Put a block into a slot; what was there is gone from the beginning of the call.
+    async def write(self, blocks: Sequence[Block]) -> Failures:
+        """Put blocks into their slots; what was there is gone from the beginning of the call.
+
+        Returns:
+            The blocks that could not be written; their slots hold nothing.
 
         Raises:
-            OSError: It could not be written; the slot holds nothing.
-            DiskMisusedError: The slot is in use, or ``content`` has changed meanwhile.
+            DiskMisusedError: A slot is in use, or the bytes of a block have changed meanwhile.
         """
+        return await _all_of(blocks, self._write)
+
+    async def _write(self, block: Block) -> None:
+        slot, key, content = block
         self._check(slot, content)
         if slot in self._writing or self._reading[slot]:
             raise DiskMisusedError(f"slot {slot} is written while another call uses it")
@@ -129,15 +136,20 @@ class SimulatedDisk:
             del self._writing[slot]
         self._store_perhaps()
 
-    async def read(self, slot: int, key: PageKey, into: memoryview) -> None:
-        """Copy the block in a slot into memory, and verify it there (TIER-5).
+    async def read(self, blocks: Sequence[Block]) -> Failures:
+        """Copy blocks from their slots into memory, and verify them there (TIER-5).
+
+        Returns:
+            The blocks that could not be read, or are not what was written under their keys: those
+            are forgotten.
 
         Raises:
-            BlockDamagedError: The slot does not hold what was written under ``key``; it is
-                forgotten.
-            OSError: It could not be read.
-            DiskMisusedError: The slot is being written, or somebody has written to ``into``.
+            DiskMisusedError: A slot is being written, or somebody has written to the memory.
         """
+        return await _all_of(blocks, self._read)
+
+    async def _read(self, block: Block) -> None:
+        slot, key, into = block
         self._check(slot, into)
         if slot in self._writing:
             raise DiskMisusedError(f"slot {slot} is read while it is being written")
@@ -260,3 +272,15 @@ class SimulatedDisk:
 
     def _store(self) -> None:
         self._stored = dict(self._rows)
+
+
+async def _all_of(blocks: Sequence[Block], move: Callable[[Block], Awaitable[None]]) -> Failures:
+    """Move blocks beside each other, to the end of the last; which have failed, and why."""
+    results = await asyncio.gather(*map(move, blocks), return_exceptions=True)
+    failures: Failures = {}
+    for block, result in zip(blocks, results, strict=True):
+        if isinstance(result, BlockDamagedError | OSError):
+            failures[block.key] = result
+        elif result is not None:
+            raise result
+    return failures

@@ -15,6 +15,8 @@ async def land_by_chance(streams: SimulatedStreams, rng: Random, mean_s: float =
         mean_s: How long that takes on average, in seconds of the loop's clock.
     """
     while True:
+        # No timer while nothing is ready: it would hide that nothing ever will be.
+        await streams.more_is_ready()
         await asyncio.sleep(rng.expovariate(1 / mean_s))
         if ready := len(streams.ready()):
             streams.run(rng.randrange(ready))

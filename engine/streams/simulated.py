@@ -141,6 +141,7 @@ class SimulatedStreams(Streams):
         self._events: dict[Work, list[SimulatedEvent]] = {}
         self._paused: set[tuple[int, StreamName]] = set()
         self._failures: dict[int, str] = {}
+        self._changed = asyncio.Event()
 
     # What the engine calls
 
@@ -203,6 +204,12 @@ class SimulatedStreams(Streams):
         keys = sorted(self._queues.keys() - self._paused)
         return [self._queues[key][0] for key in keys if self._may_start(key)]
 
+    async def more_is_ready(self) -> None:
+        """Return once there is something ready."""
+        while not self.ready():
+            self._changed.clear()
+            await self._changed.wait()
+
     def run(self, n: int = 0) -> Work:
         """Let ``ready()[n]`` happen.
 
@@ -234,6 +241,7 @@ class SimulatedStreams(Streams):
     def resume(self, device_idx: int, name: StreamName) -> None:
         """End the delay of a stream."""
         self._paused.discard((device_idx, name))
+        self._changed.set()
 
     def fail_device(self, device_idx: int, reason: str = "simulated failure") -> None:
         """Fail a device: what may be running stops in the middle, nothing after it happens.
@@ -302,6 +310,7 @@ class SimulatedStreams(Streams):
 
     def _start(self) -> None:
         """Copies that nothing keeps back any more may be running from now on."""
+        self._changed.set()
         for key in sorted(self._queues):
             work = self._queues[key][0]
             if work.started or not self._may_start(key):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pagedkv.engine.disk.block import Block
 from pagedkv.engine.disk.directory import BlockDirectory
 
 Pagedkv = Callable[..., Any]
@@ -27,7 +28,8 @@ def tier(tmp_path: Path) -> Path:
     async def fill() -> None:
         directory = opened(tmp_path / "tier")
         for slot in range(2):
-            await directory.write(slot, bytes([slot]), memoryview(bytes([slot + 1]) * NBYTES))
+            block = Block(slot, bytes([slot]), memoryview(bytes([slot + 1]) * NBYTES))
+            assert not await directory.write([block])
         await directory.aclose()
 
     asyncio.run(fill())
@@ -54,7 +56,7 @@ def test_inspect_says_whose_blocks_there_are(pagedkv: Pagedkv, tier: Path) -> No
 def test_inspect_looks_at_a_directory_in_use(pagedkv: Pagedkv, tier: Path) -> None:
     async def run() -> Any:
         directory = opened(tier)
-        await directory.write(2, b"\x02", memoryview(bytes(NBYTES)))
+        await directory.write([Block(2, b"\x02", memoryview(bytes(NBYTES)))])
         await directory.flush()
         seen = pagedkv("disk", "inspect", tier, "--json").json
         refused = [pagedkv("disk", command, tier) for command in ("verify", "clear")]

@@ -155,9 +155,9 @@ async def test_a_second_manager_is_refused_and_the_first_goes_on(tmp_path: Path)
     assert served.clients.finished > 0
 
 
-async def served_alone(manager: PagedKVCacheManager, pages: int) -> int:
+async def served_alone(manager: PagedKVCacheManager, pages: int, first_token: int = 0) -> int:
     """A single request of so many full pages; how many tokens of it were cached."""
-    tokens = np.arange(4 * pages + 1, dtype=np.int64)
+    tokens = np.arange(first_token, first_token + 4 * pages + 1, dtype=np.int64)
     ctx = TextContext(max_length=1000, tokens=TokenBuffer(tokens))
     async with manager.admit(ctx):
         manager.runtime_inputs([[ctx]])
@@ -175,6 +175,18 @@ async def test_more_blocks_than_rows_pass_through_host_memory(tmp_path: Path) ->
     await manager.aclose()
     manager = opened(tiered_setup(tmp_path, total_num_pages=40, host_pages=1))
     assert await served_alone(manager, pages) == 4 * pages
+    await manager.aclose()
+
+
+async def test_loads_share_the_rows_that_their_blocks_pass_through(tmp_path: Path) -> None:
+    pages, others = PASSING_SLOTS + 2, 1000
+    manager = opened(tiered_setup(tmp_path, total_num_pages=40, host_pages=2 * pages))
+    await served_alone(manager, pages)
+    await served_alone(manager, pages, others)
+    await manager.aclose()
+    manager = opened(tiered_setup(tmp_path, total_num_pages=40, host_pages=1))
+    loads = served_alone(manager, pages), served_alone(manager, pages, others)
+    assert set(await asyncio.gather(*loads)) == {4 * pages}
     await manager.aclose()
 
 
@@ -199,7 +211,7 @@ async def test_a_disk_call_that_is_cancelled_returns_when_it_is_over() -> None:
         begun.set()
         go_on.wait(60)
 
-    task = asyncio.create_task(queue.run("read", call))
+    task = asyncio.create_task(queue.run("read", [call]))
     await asyncio.to_thread(begun.wait)
     task.cancel()
     for _ in range(5):

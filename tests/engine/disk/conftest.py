@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.disk.directory import BlockDirectory
 from pagedkv.engine.disk.files import REAL_FILES, Files
 
@@ -49,14 +50,24 @@ class Disk:
         return memoryview(hashlib.shake_128(name.encode()).digest(self.block_nbytes))
 
     async def write(self, directory: BlockDirectory, **slots: int) -> None:
-        """Write blocks, one after the other; each is named by its key."""
+        """Write blocks, one after the other; each is named by its key. Raises what goes wrong."""
         for name, slot in slots.items():
-            await directory.write(slot, name.encode(), self.content(name))
+            block = Block(slot, name.encode(), self.content(name))
+            for error in (await directory.write([block])).values():
+                raise error
+
+    async def write_together(self, directory: BlockDirectory, **slots: int) -> Failures:
+        """Write blocks in one call."""
+        return await directory.write(
+            [Block(slot, name.encode(), self.content(name)) for name, slot in slots.items()]
+        )
 
     async def holds(self, directory: BlockDirectory, name: str, slot: int) -> bool:
-        """Whether a slot gives back the block of this name."""
+        """Whether a slot gives back the block of this name. Raises what goes wrong."""
         into = bytearray(self.block_nbytes)
-        await directory.read(slot, name.encode(), memoryview(into))
+        block = Block(slot, name.encode(), memoryview(into))
+        for error in (await directory.read([block])).values():
+            raise error
         return into == self.content(name)
 
     async def survivors(self, capacity: int = 8) -> list[tuple[int, str]]:

@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from pagedkv.engine.disk.block import Block
 from pagedkv.engine.disk.directory import BlockDirectory
 
 NBYTES = 16384
@@ -39,7 +40,8 @@ async def write_until_killed(path: Path, report: int, seed: int) -> None:
             slot = choice.randrange(SLOTS // 8) * 8 + worker
             key = f"{seed}.{worker}.{number}"
             tell("begun", slot)
-            await directory.write(slot, key.encode(), memoryview(content(key.encode())))
+            block = Block(slot, key.encode(), memoryview(content(key.encode())))
+            assert not await directory.write([block])
             tell("written", slot, key)
             if choice.random() < 0.1:
                 await directory.flush()
@@ -54,7 +56,7 @@ async def check(path: Path, steps: list[list[str]]) -> int:
     found = {slot: key.decode() for slot, key in directory.survivors}
     into = bytearray(NBYTES)
     for slot, key in found.items():
-        await directory.read(slot, key.encode(), memoryview(into))
+        assert not await directory.read([Block(slot, key.encode(), memoryview(into))])
         assert into == content(key.encode())
     written: dict[str, str] = {}
     certain: dict[str, str] = {}

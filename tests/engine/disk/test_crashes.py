@@ -15,6 +15,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pagedkv.engine.disk.block import Block
 from pagedkv.engine.disk.directory import BlockDirectory
 from pagedkv.engine.disk.errors import BlockDamagedError
 from pagedkv.engine.disk.faulty_files import FaultyFiles
@@ -42,11 +43,16 @@ def opened(path: Path, files: FaultyFiles | None = None) -> BlockDirectory:
 
 async def read(directory: BlockDirectory, slot: int, key: bytes) -> bytes | None:
     into = bytearray(NBYTES)
-    try:
-        await directory.read(slot, key, memoryview(into))
-    except BlockDamagedError:
-        return None
+    for error in (await directory.read([Block(slot, key, memoryview(into))])).values():
+        if isinstance(error, BlockDamagedError):
+            return None
+        raise error
     return bytes(into)
+
+
+async def write(directory: BlockDirectory, slot: int, key: bytes) -> None:
+    for error in (await directory.write([Block(slot, key, memoryview(content(key)))])).values():
+        raise error
 
 
 def test_every_block_that_a_killed_process_leaves_is_whole(tmp_path: Path) -> None:
@@ -100,7 +106,7 @@ async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power:
             case "write":
                 key = f"{tag} {number}".encode()
                 flushed.pop(slot, None)
-                await directory.write(slot, key, memoryview(content(key)))
+                await write(directory, slot, key)
                 model[slot] = key
             case "forget":
                 directory.forget(slot)
@@ -172,7 +178,7 @@ def test_faults_of_every_kind_are_misses_and_errors_of_the_disk(
             for number in range(4):
                 key = f"{slot} {number}".encode()
                 with contextlib.suppress(OSError):
-                    await directory.write(slot, key, memoryview(content(key)))
+                    await write(directory, slot, key)
                     assert await read(directory, slot, key) in (None, content(key))
 
         await asyncio.gather(*map(one, range(SLOTS)))

@@ -9,10 +9,13 @@ import os
 import resource
 import sqlite3
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from pagedkv.engine.disk import directory as directories
+from pagedkv.engine.disk.block import Block
 from pagedkv.engine.disk.directory import BlockDirectory
 from pagedkv.engine.disk.errors import BlockDamagedError
 from pagedkv.engine.disk.faulty_files import FaultyFiles, FileCall
@@ -44,9 +47,9 @@ async def test_a_slot_that_holds_nothing_is_not_read(disk: Disk) -> None:
 
 async def test_the_key_is_part_of_what_is_verified(disk: Disk) -> None:
     directory = disk.open()
-    await directory.write(0, b"ab", disk.content("x"))
+    await disk.write(directory, ab=0)
     with pytest.raises(BlockDamagedError):
-        await directory.read(0, b"a", memoryview(bytearray(disk.block_nbytes)))
+        await disk.holds(directory, "a", 0)
 
 
 async def test_a_forgotten_block_is_gone_for_good(disk: Disk) -> None:
@@ -71,14 +74,93 @@ async def test_forgetting_all_leaves_nothing(disk: Disk) -> None:
     assert await disk.survivors() == [(1, "d")]
 
 
+class CountedWrites(RealFiles):
+    """Files that remember where each call has written, and how many blocks."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int]] = []
+
+    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
+        self.calls.append((offset // 4096, len(content)))
+        return super().pwritev(fd, content, offset)
+
+
+async def test_blocks_in_adjacent_slots_are_one_call_of_the_system(disk: Disk) -> None:
+    files = CountedWrites()
+    directory = disk.open(files=files)
+    assert not await disk.write_together(directory, a=3, b=1, c=2, d=6)
+    assert files.calls == [(1, 3), (6, 1)]
+    for name, slot in {"a": 3, "b": 1, "c": 2, "d": 6}.items():
+        assert await disk.holds(directory, name, slot)
+
+
+async def test_a_large_transfer_is_shared_among_the_threads(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_there = threading.Barrier(4)
+
+    class Meeting(CountedWrites):
+        def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
+            all_there.wait(60)  # which needs all of them
+            return super().pwritev(fd, content, offset)
+
+    monkeypatch.setattr(directories, "MIN_PIECE_NBYTES", 0)
+    files = Meeting()
+    directory = disk.open(files=files, depth=4)
+    assert not await disk.write_together(directory, **{f"block {n}": n for n in range(8)})
+    assert sorted(files.calls) == [(0, 2), (2, 2), (4, 2), (6, 2)]
+
+
+async def test_a_block_that_cannot_be_written_takes_no_other_along(disk: Disk) -> None:
+    files = FaultyFiles()
+    directory = disk.open(files=files)
+    files.fail("pwritev", errno.EIO, nth=2)
+    failures = await disk.write_together(directory, a=0, b=1, c=2)
+    assert [(key, error.errno) for key, error in failures.items()] == [(b"b", errno.EIO)]
+    assert await disk.holds(directory, "a", 0)
+    assert await disk.holds(directory, "c", 2)
+    await directory.aclose()
+    assert await disk.survivors() == [(0, "a"), (2, "c")]
+
+
+async def test_blocks_that_cannot_be_read_or_are_damaged_take_no_other_along(disk: Disk) -> None:
+    files = FaultyFiles()
+    directory = disk.open(files=files)
+    assert not await disk.write_together(directory, a=0, b=1, c=2, d=3)
+    with open(disk.path / "blocks.slab", "r+b") as slab:
+        slab.write(b"rubbish")
+    files.fail("preadv", errno.EIO, nth=3)
+    into = [bytearray(disk.block_nbytes) for _ in range(5)]
+    names = ["d", "c", "b", "a", "missing"]
+    blocks = [
+        Block(slot, name.encode(), memoryview(buffer))
+        for slot, name, buffer in zip((3, 2, 1, 0, 4), names, into, strict=True)
+    ]
+    failures = await directory.read(blocks)
+    assert list(failures) == [b"c", b"a", b"missing"]
+    assert isinstance(failures[b"c"], OSError)
+    assert isinstance(failures[b"a"], BlockDamagedError)
+    assert isinstance(failures[b"missing"], BlockDamagedError)
+    assert (into[0], into[2]) == (disk.content("d"), disk.content("b"))
+
+
+async def test_a_slot_is_not_named_twice_in_one_call(disk: Disk) -> None:
+    directory = disk.open()
+    await disk.write(directory, a=0)
+    with pytest.raises(ValueError, match="slot 0 is named twice"):
+        await disk.write_together(directory, b=1, c=0, d=0)
+    assert await disk.holds(directory, "a", 0)
+
+
 class HeldWrites(RealFiles):
     """Files whose writes wait until the test lets them go on."""
 
     def __init__(self) -> None:
-        self.go_on = threading.Event()
+        self.begun, self.go_on = threading.Event(), threading.Event()
         self.offsets: list[int] = []
 
-    def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
+    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
+        self.begun.set()
         assert self.go_on.wait(60)
         self.offsets.append(offset)
         return super().pwritev(fd, content, offset)
@@ -91,8 +173,7 @@ async def test_a_block_forgotten_while_it_is_written_does_not_come_back(
     files = HeldWrites()
     directory = disk.open(files=files)
     write = asyncio.create_task(disk.write(directory, a=0))
-    while not directory._io._num_working:
-        await asyncio.sleep(0)
+    await asyncio.to_thread(files.begun.wait)
     if everything:
         directory.forget_all()
         await directory.flush()
@@ -110,8 +191,7 @@ async def test_a_cancelled_write_returns_when_the_memory_is_free_again(disk: Dis
     files = HeldWrites()
     directory = disk.open(files=files)
     write = asyncio.create_task(disk.write(directory, a=0))
-    while not directory._io._num_working:
-        await asyncio.sleep(0)
+    await asyncio.to_thread(files.begun.wait)
     write.cancel()
     await asyncio.sleep(0)
     assert not write.done()
@@ -130,8 +210,7 @@ async def test_a_slot_is_not_written_twice_at_a_time(disk: Disk) -> None:
     files = HeldWrites()
     directory = disk.open(files=files)
     write = asyncio.create_task(disk.write(directory, a=0))
-    while not directory._io._num_working:
-        await asyncio.sleep(0)
+    await asyncio.to_thread(files.begun.wait)
     with pytest.raises(ValueError, match="slot 0 is being written"):
         await disk.write(directory, b=0)
     files.go_on.set()
@@ -143,8 +222,7 @@ async def test_closing_waits_for_a_write_and_keeps_it(disk: Disk) -> None:
     files = HeldWrites()
     directory = disk.open(files=files)
     write = asyncio.create_task(disk.write(directory, a=0))
-    while not directory._io._num_working:
-        await asyncio.sleep(0)
+    await asyncio.to_thread(files.begun.wait)
     close = asyncio.create_task(directory.aclose())
     close_again = asyncio.create_task(directory.aclose())
     for _ in range(5):
@@ -174,7 +252,7 @@ async def test_a_slot_that_does_not_exist_is_refused(disk: Disk, slot: int) -> N
 async def test_a_block_of_another_size_is_refused(disk: Disk) -> None:
     directory = disk.open()
     with pytest.raises(ValueError, match="a block has 4096 bytes, but 3 were given"):
-        await directory.write(0, b"a", memoryview(b"abc"))
+        await directory.write([Block(0, b"a", memoryview(b"abc"))])
 
 
 async def test_a_full_disk_fails_the_write_and_nothing_else(disk: Disk) -> None:
@@ -198,7 +276,7 @@ async def test_a_write_over_the_largest_file_fails_with_the_reason(disk: Disk) -
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * disk.block_nbytes, before[1]))
     try:
         with pytest.raises(OSError) as failure:
-            await directory.write(7, b"a", disk.content("a"))
+            await disk.write(directory, a=7)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert failure.value.errno == errno.EFBIG
@@ -219,8 +297,8 @@ async def test_an_error_of_the_disk_is_told_as_it_is(disk: Disk, call: FileCall)
 
 async def test_short_transfers_are_continued(disk: Disk) -> None:
     directory = disk.open(files=FaultyFiles(short=0.7))
+    assert not await disk.write_together(directory, **{f"block {slot}": slot for slot in range(8)})
     for slot in range(8):
-        await disk.write(directory, **{f"block {slot}": slot})
         assert await disk.holds(directory, f"block {slot}", slot)
 
 
@@ -262,7 +340,7 @@ async def test_the_row_of_the_old_block_is_gone_before_its_bytes(disk: Disk) -> 
     rows_at_write: list[int] = []
 
     class Watching(RealFiles):
-        def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
+        def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
             with contextlib.closing(sqlite3.connect(disk.path / "index.sqlite")) as database:
                 rows = database.execute("SELECT count(*) FROM blocks WHERE slot = 0").fetchone()
             rows_at_write.append(rows[0])
@@ -290,7 +368,7 @@ class CountedFlags(RealFiles):
             self.direct.add(fd)
         return fd
 
-    def pwritev(self, fd: int, content: memoryview, offset: int) -> int:
+    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
         self.transfers.append(fd in self.direct)
         return super().pwritev(fd, content, offset)
 
@@ -298,8 +376,8 @@ class CountedFlags(RealFiles):
 async def aligned_write(disk: Disk, directory: BlockDirectory, offset: int = 0) -> None:
     nbytes = directory.namespace.block_nbytes
     content = memoryview(mmap.mmap(-1, 2 * 8192))[offset : offset + nbytes]
-    await directory.write(0, b"a", content)
-    await directory.read(0, b"a", content)
+    assert not await directory.write([Block(0, b"a", content)])
+    assert not await directory.read([Block(0, b"a", content)])
 
 
 async def test_direct_io_is_used_where_it_is_possible(disk: Disk) -> None:
@@ -351,7 +429,7 @@ async def test_a_slot_is_not_overwritten_before_its_old_row_is_gone(disk: Disk) 
     write = asyncio.ensure_future(disk.write(directory, b=0))
     await asyncio.sleep(0.05)
     on_disk = memoryview(bytearray(disk.block_nbytes))
-    directory._slab.read(0, on_disk)
+    directory._slab.read(0, [on_disk])
     still_there = on_disk == disk.content("a")
     may_go.set()
     await write
