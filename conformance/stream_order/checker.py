@@ -175,8 +175,12 @@ class Checker:
             at = bisect(recorded, earlier.index, key=lambda record: record[0])
             race = self.races[key] = Race(
                 memory,
-                Side(earlier.index, earlier.use.stream, earlier.use.entry, earlier_writes),
-                Side(later.index, later.use.stream, later.use.entry, later_writes),
+                _side(earlier, earlier_writes),
+                _side(later, later_writes),
                 recorded[at][1] if at < len(recorded) else None,
             )
         race.rows.append(row_idx)
+
+
+def _side(at: UseAt, writes: bool) -> Side:
+    return Side(at.index, at.use.stream, at.use.entry, writes, at.use.note)

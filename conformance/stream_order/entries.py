@@ -44,6 +44,8 @@ class Use(LogModel):
     """What it reads."""
     writes: Rows = {}
     """What it writes."""
+    note: str = ""
+    """What people call it, for reports."""
 
 
 class Record(LogModel):

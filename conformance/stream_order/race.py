@@ -18,10 +18,22 @@ class Side:
     """What it is."""
     writes: bool
     """Whether it writes the rows; else it reads them."""
+    note: str = ""
+    """What the log calls it."""
+
+    @property
+    def line(self) -> int:
+        """Its line of the log, from 1; the first one is the header."""
+        return self.index + 2
+
+    @property
+    def access(self) -> str:
+        """What it does, without its place in the log."""
+        where = "" if self.stream == HOST else f" on {self.stream}"
+        return f"{self.kind}{where} {'writes' if self.writes else 'reads'}"
 
     def __str__(self) -> str:
-        where = "" if self.stream == HOST else f" on {self.stream}"
-        return f"entry {self.index} ({self.kind}{where} {'writes' if self.writes else 'reads'})"
+        return f"entry {self.index} ({self.access})"
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,13 @@ class Race:
     """Which rows, in the order of the log."""
 
     @property
+    def place(self) -> str:
+        """The rows that both use, the first few by their numbers."""
+        shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
+        row = "row" if len(self.rows) == 1 else f"{len(self.rows)} rows:"
+        return f"{row} {shown} of {self.memory}"
+
+    @property
     def missing(self) -> str:
         """The edge that would order the two."""
         waiter = "the host" if self.later.stream == HOST else self.later.stream
@@ -53,9 +72,7 @@ class Race:
         return f"{record}, and {wait.format('it')}"
 
     def __str__(self) -> str:
-        shown = ", ".join(map(str, self.rows[:8])) + (", ..." if len(self.rows) > 8 else "")
-        row = "row" if len(self.rows) == 1 else f"{len(self.rows)} rows:"
         return (
-            f"{row} {shown} of {self.memory}: {self.earlier} and {self.later} are not ordered; "
+            f"{self.place}: {self.earlier} and {self.later} are not ordered; "
             f"missing: {self.missing}"
         )

@@ -1,6 +1,13 @@
 """The order checker: what it reports is a race, and it reports one wherever there are some."""
 
-from itertools import combinations
+import ast
+import contextlib
+import io
+import runpy
+import sys
+import threading
+from itertools import combinations, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +16,7 @@ from hypothesis import strategies as st
 from pagedkv.conformance.stream_order import (
     Entry,
     OrderLogError,
+    OrderLogWriter,
     Race,
     Record,
     Use,
@@ -16,9 +24,12 @@ from pagedkv.conformance.stream_order import (
     check_order,
     read_order_log,
 )
+from pagedkv.conformance.stream_order import writer as writer_module
 from pagedkv.conformance.stream_order.log_file import order_log_lines
 
 HOST = "host"
+
+EXAMPLES = Path(__file__).parents[2] / "examples/stream_order"
 
 
 @st.composite
@@ -267,3 +278,124 @@ class TestBugsThatReallyHappened:
         )
         edge = Record(stream="compute 0", event=1), Wait(stream="host", event=1)
         assert self.races(fill, copy, *edge, fill) == []
+
+
+def example_log(name: str, *options: str) -> str:
+    """What an example writes, run as its docstring says."""
+    script = str(EXAMPLES / f"{name}.py")
+    arguments, sys.argv = sys.argv, [script, *options]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as written:
+            runpy.run_path(script, run_name="__main__")
+    finally:
+        sys.argv = arguments
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "race"),
+    [
+        (
+            "vllm_45704",
+            "row 7 of gpu blocks: entry 0 (launch on compute writes) and entry 2 (copy on store "
+            "reads) are not ordered; missing: record an event on compute behind entry 0, and let "
+            "store wait for it before entry 2",
+        ),
+        (
+            "vllm_47282",
+            "2 rows: 1, 2 of gpu blocks: entry 0 (launch on compute reads) and entry 4 (copy on "
+            "load writes) are not ordered; missing: let load wait for event 1, which is recorded "
+            "behind entry 0, before entry 4",
+        ),
+        (
+            "tensorrt_llm_15546",
+            "row 0 of pinned: entry 1 (copy on compute reads) and entry 3 (host writes) are not "
+            "ordered; missing: record an event on compute behind entry 1, and let the host wait "
+            "for it before entry 3",
+        ),
+    ],
+)
+def test_example_of_a_real_bug_lacks_one_edge_and_its_fix_none(name: str, race: str) -> None:
+    races = check_order(read_order_log(example_log(name).splitlines()))
+    assert [*map(str, races)] == [race]
+    assert check_order(read_order_log(example_log(name, "--fixed").splitlines())) == []
+
+
+@pytest.mark.gpu
+def test_offloader_on_a_gpu_forgets_what_it_is_told_to_forget() -> None:
+    assert check_order(read_order_log(example_log("torch_offload").splitlines())) == []
+    (race,) = check_order(read_order_log(example_log("torch_offload", "--forgetful").splitlines()))
+    assert (race.memory, race.rows, race.later.stream) == ("pages", [2], "onload")
+
+
+class TestWriter:
+    """The file that other systems copy."""
+
+    def test_it_needs_nothing_but_python(self) -> None:
+        tree = ast.parse(Path(writer_module.__file__).read_text())
+        imported = {
+            name.split(".")[0]
+            for node in ast.walk(tree)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert imported <= sys.stdlib_module_names
+
+    @given(st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 20))), max_size=8))
+    def test_rows_survive(self, uses: list[tuple[bool, set[int]]]) -> None:
+        file = io.StringIO()
+        log = OrderLogWriter(file)
+        for writes, rows in uses:
+            log.copy("a", reads={} if writes else {"m": rows}, writes={"m": rows} if writes else {})
+        entries = list(read_order_log(file.getvalue().splitlines()))
+        for entry, (writes, rows) in zip(entries, uses, strict=True):
+            assert isinstance(entry, Use)
+            ranges = (entry.writes if writes else entry.reads)["m"]
+            listed = [row for first, count in ranges for row in range(first, first + count)]
+            assert listed == sorted(rows)
+            assert all(sum(one) < other[0] for one, other in pairwise(ranges))
+
+    def test_own_numbers_of_events_may_be_used_again(self) -> None:
+        file = io.StringIO()
+        log = OrderLogWriter(file)
+        assert [log.record("a"), log.record("a", 77), log.record("a", 77)] == [1, 77, 77]
+        log.wait("b", 77)
+        assert [entry.stream for entry in read_order_log(file.getvalue().splitlines())] == [
+            *("a", "a", "a", "b")
+        ]
+
+    def test_lines_of_many_threads_stay_whole(self) -> None:
+        file = io.StringIO()
+        log = OrderLogWriter(file)
+
+        def enqueue(stream: str) -> None:
+            for row in range(200):
+                with log.lock:
+                    event = log.record(stream)
+                    log.wait("host", event)
+                    log.copy(stream, writes={stream: [row]})
+
+        threads = [threading.Thread(target=enqueue, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        lines = file.getvalue().splitlines()
+        assert len(lines) == 1 + 4 * 200 * 3
+        assert check_order(read_order_log(lines)) == []
+
+
+def test_note_is_shown_beside_its_access() -> None:
+    (race,) = check_order(
+        [
+            Use(entry="launch", stream="compute", writes={"m": [(0, 1)]}, note="step 7"),
+            Use(entry="copy", stream="store", reads={"m": [(0, 1)]}),
+        ]
+    )
+    assert (race.earlier.note, race.later.note) == ("step 7", "")
+    assert (race.earlier.line, race.later.line) == (2, 3)

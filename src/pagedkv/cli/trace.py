@@ -5,6 +5,7 @@ import typer
 from pagedkv.cli.anonymise import anonymise_command
 from pagedkv.cli.errors import CommandError
 from pagedkv.cli.recorded_run import check_command, cut_command, minimise_command, snapshot_command
+from pagedkv.cli.to_test import to_test_command
 from pagedkv.cli.workload import generate_command, import_command, info, validate_command
 
 trace_app = typer.Typer(
@@ -28,3 +29,4 @@ trace_app.command("check")(check_command)
 trace_app.command("snapshot")(snapshot_command)
 trace_app.command("cut")(cut_command)
 trace_app.command("minimise")(minimise_command)
+trace_app.command("to-test")(to_test_command)
