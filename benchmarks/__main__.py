@@ -19,6 +19,7 @@ RUNS: dict[str, list[str]] = {
     "loop_stalls": ["--seconds", "15"],
     "disk": [],
     "restart": [],
+    "gpu": [],
 }
 """By module: its arguments."""
 
@@ -28,6 +29,7 @@ QUICK: dict[str, list[str]] = {
     "loop_stalls": ["--seconds", "4"],
     "disk": ["--blocks", "128", "--rounds", "3"],
     "restart": ["--blocks", "100000"],
+    "gpu": ["--mib", "128", "--rounds", "5"],
 }
 """Arguments of a run that takes a minute in all."""
 

@@ -106,7 +106,8 @@ class HostPool:
         self.registered_slots = 0
         """How many slots, from the first on, are pinned by now."""
         self._view = memoryview(memory)
-        self._chunk_slots = slots_per_chunk(slot_nbytes, chunk_nbytes)
+        self.chunk_slots = slots_per_chunk(slot_nbytes, chunk_nbytes)
+        """Slots that are pinned together."""
         self._registered: list[int] = []
         self._closing = threading.Event()
         self._in_driver = threading.RLock()  # a capture may be nested
@@ -159,10 +160,10 @@ class HostPool:
 
     def _register(self, registrar: Registrar) -> None:
         num_slots, nbytes = self.rows.shape
-        for first in range(0, num_slots, self._chunk_slots):
+        for first in range(0, num_slots, self.chunk_slots):
             if self._closing.is_set():
                 return
-            end = min(first + self._chunk_slots, num_slots)
+            end = min(first + self.chunk_slots, num_slots)
             address = self.rows.data_ptr() + first * nbytes
             try:
                 with self._in_driver:

@@ -188,6 +188,7 @@ class PagedKVCacheManager(Queries):
                 "a manager was not closed, and what it was still to write is lost: use "
                 "PagedKVCacheManager.open, or await aclose()",
                 ResourceWarning,
+                stacklevel=2,
                 source=self,
             )
 

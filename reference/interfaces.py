@@ -4,9 +4,9 @@ Two manager Protocols, synchronous and asynchronous, with the same names; those 
 wait are coroutines in the second. The reference manager is a synchronous one.
 """
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Coroutine, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pagedkv.reference.buffers import KVCacheBufferInterface
 from pagedkv.reference.context import Context
@@ -150,8 +150,9 @@ class SyncKVCacheManager(ManagerQueries, Protocol):
 class AsyncKVCacheManager(ManagerQueries, Protocol):
     """A manager for an event loop: what can wait is awaited."""
 
-    async def alloc(self, data: Context, replica_idx: int) -> None:
-        """Return when the pages are assigned and the cached prefix has landed."""
+    # Any: what an event loop sends into a coroutine, which is its own business.
+    def alloc(self, data: Context, replica_idx: int) -> Coroutine[Any, Any, None]:
+        """A coroutine: return when the pages are assigned and the cached prefix has landed."""
         ...
 
     def reserve(

@@ -18,7 +18,11 @@ class HostRows:
 
     def __init__(self, name: str, pool: HostPool, units: Sequence[Unit]) -> None:
         self.memories = [
-            Memory(f"{name} unit {n}", pool.rows[:, unit.offset : unit.offset + unit.nbytes])
+            Memory(
+                f"{name} unit {n}",
+                pool.rows[:, unit.offset : unit.offset + unit.nbytes],
+                pool.chunk_slots,
+            )
             for n, unit in enumerate(units)
         ]
         """By unit: its part of every slot."""

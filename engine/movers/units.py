@@ -51,7 +51,7 @@ def units_of(buffer: KVCacheBufferInterface, replica: int, shards: int) -> list[
 def copies(
     target: Memory, target_rows: Sequence[int], source: Memory, source_rows: Sequence[int]
 ) -> list[Copy]:
-    """Copies of rows onto rows; those that are adjacent on both sides go together."""
+    """Copies of rows onto rows; those go together that are adjacent on both sides, in one chunk."""
     runs: list[Copy] = []
     start = 0
     for n in range(1, len(target_rows) + 1):
@@ -59,6 +59,8 @@ def copies(
             n < len(target_rows)
             and target_rows[n] == target_rows[n - 1] + 1
             and source_rows[n] == source_rows[n - 1] + 1
+            and not (target.chunk and target_rows[n] % target.chunk == 0)
+            and not (source.chunk and source_rows[n] % source.chunk == 0)
         ):
             continue
         runs.append(Copy(target, target_rows[start], source, source_rows[start], n - start))

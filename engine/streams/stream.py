@@ -26,6 +26,8 @@ class Memory:
     hold has one name per shard."""
     rows: Buffer
     """``[rows, nbytes]`` uint8, each row contiguous; a device's pages, or the host pool's slots."""
+    chunk: int | None = None
+    """Rows that are pinned together: no copy may span two such chunks. ``None``: all are alike."""
 
     def __repr__(self) -> str:
         return f"Memory({self.name}: {list(self.rows.shape)})"

@@ -1,0 +1,48 @@
+"""Which rows go together in one copy."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagedkv.engine.host_pool import HostPool
+from pagedkv.engine.movers.host_rows import HostRows
+from pagedkv.engine.movers.units import Unit, copies
+from pagedkv.engine.streams.stream import Memory
+
+PAGE = 4096
+
+ROWS = st.lists(st.integers(0, 40), min_size=1, max_size=30, unique=True)
+
+
+@given(targets=ROWS, sources=st.permutations(range(41)), chunk=st.integers(1, 9))
+def test_every_row_is_copied_once_and_no_copy_spans_two_chunks(
+    targets: list[int], sources: list[int], chunk: int
+) -> None:
+    host = Memory("host", torch.empty(41, 1, dtype=torch.uint8), chunk)
+    device = Memory("device", torch.empty(41, 1, dtype=torch.uint8))
+    pairs = list(zip(sorted(targets), sources, strict=False))
+    for target, source in ((host, device), (device, host)):
+        moved = copies(target, [t for t, _ in pairs], source, [s for _, s in pairs])
+        spans = [
+            (copy.target_row + n, copy.source_row + n) for copy in moved for n in range(copy.count)
+        ]
+        assert spans == pairs
+        for copy in moved:
+            first = copy.target_row if target is host else copy.source_row
+            assert first // chunk == (first + copy.count - 1) // chunk
+
+
+def test_adjacent_rows_of_one_chunk_are_one_copy() -> None:
+    memory = Memory("host", torch.empty(41, 1, dtype=torch.uint8), 8)
+    assert [copy.count for copy in copies(memory, range(4, 20), memory, range(20, 36))] == [
+        4,
+        4,
+        4,
+        4,
+    ]
+
+
+def test_rows_of_the_host_pool_know_its_chunks() -> None:
+    pool = HostPool(64, PAGE, pin=False, chunk_nbytes=16 * PAGE)
+    (memory,) = HostRows("host", pool, [Unit([], 0, PAGE)]).memories
+    assert [copy.count for copy in copies(memory, range(64), memory, range(64))] == [16] * 4
