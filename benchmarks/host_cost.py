@@ -14,6 +14,7 @@ that is taken evicts another. Measured are hash, look-up, allocation, commit and
 import gc
 import importlib.util
 from collections.abc import Callable, Coroutine
+from random import Random
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -189,9 +190,8 @@ def main() -> None:
     warm_up = 2 * NUM_PAGES // (NUM_TOKENS // PAGE_SIZE // 2)
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
     for number in range(warm_up + options.requests):
-        # Another one begins each time: whoever follows a large one finds cold caches.
-        order = list(subjects)[number % len(subjects) :] + list(subjects)[: number % len(subjects)]
-        for name in order:
+        # Each follows each of the others: after a large one the caches are cold.
+        for name in Random(number).sample(list(subjects), len(subjects)):
             phases = subjects[name](number)
             if number >= warm_up:
                 seconds[name].append(phases)

@@ -6,7 +6,7 @@ read back before each of its forwards. What the manager did in what order is for
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -22,6 +22,7 @@ from pagedkv.reference.errors import (
     InsufficientBlocksError,
     ManagerClosedError,
     ReplicaPoisonedError,
+    UnknownRequestError,
 )
 from pagedkv.reference.interfaces import AsyncKVCacheManager
 from pagedkv.reference.tokens import TokenBuffer
@@ -58,12 +59,22 @@ class Clients:
     """Share of the requests that are cancelled somewhere on their way."""
     cancel_after_s: tuple[float, ...] = (0, 0, 0.0005, 0.002)
     """How long after their start: one of these."""
+    withdraw_share: float = 0.0
+    """Share of the other requests that somebody else releases, after as long a time."""
     reset_share: float = 0.0
     """Share of the requests after which the prefix cache is reset."""
     prefetch: Callable[[TextContext], object] | None = None
     """Called for some requests before they are claimed."""
+    prefetch_share: float = 0.3
+    """How many they are."""
+    chunk_share: float = 0.3
+    """Share of the requests whose prompt is computed in chunks."""
+    preempt_share: float = 0.0
+    """Share of the requests that are preempted once, and admitted again."""
     patient_alloc: Callable[[TextContext, int], Awaitable[None]] | None = None
     """An ``alloc`` that waits for pages; otherwise clients try again and again."""
+    patient_share: float = 0.5
+    """Share of the allocations that are made with it."""
     launch: Launch | None = None
     """How forwards are launched; by default they run at once."""
     finished: int = 0
@@ -77,26 +88,52 @@ class Clients:
 
     async def run(self, clients: int, requests: int) -> None:
         """Let ``clients`` send ``requests`` each, one after the other."""
+        await self.send([range(requests)] * clients)
+
+    async def send(self, requests: Sequence[Sequence[int]]) -> None:
+        """Let each client send the requests of these numbers, one after the other.
+
+        What a request is and does follows from its number, and its client's, whatever others are.
+        """
         buffers = [self.manager.get_device_buffer(n) for n in range(self.setup.replicas)]
         self._slots = BufferSlots(buffers)
-        async with asyncio.TaskGroup() as group:
-            for n in range(clients):
-                group.create_task(self._client(Random(f"{self.seed} {n}"), f"client {n}", requests))
+        clients = [
+            asyncio.create_task(self._client(f"client {n}", numbers))
+            for n, numbers in enumerate(requests)
+        ]
+        try:
+            await asyncio.gather(*clients)
+        finally:
+            # In their order, which a task group does not keep: a run can be had again.
+            for client in clients:
+                client.cancel()
 
-    async def _client(self, rng: Random, name: str, requests: int) -> None:
+    async def _client(self, name: str, numbers: Sequence[int]) -> None:
         with suppress(ManagerClosedError):
-            await self._requests(rng, name, requests)
+            await self._requests([f"{name} request {n}" for n in numbers])
 
-    async def _requests(self, rng: Random, name: str, requests: int) -> None:
-        for n in range(requests):
-            served = asyncio.ensure_future(self._request(rng, f"{name} request {n}"))
+    async def _requests(self, names: Sequence[str]) -> None:
+        for name in names:
+            served = asyncio.ensure_future(self._request(Random(f"{self.seed} {name}"), name))
+            rng = Random(f"{self.seed} {name} is cancelled")
+            withdrawn = False
             if rng.random() < self.cancel_share:
                 await asyncio.sleep(rng.choice(self.cancel_after_s))
                 served.cancel()
+            elif rng.random() < self.withdraw_share:
+                await asyncio.sleep(rng.choice(self.cancel_after_s))
+                with suppress(ManagerClosedError):
+                    withdrawn = self._withdraw(name)
             try:
                 await served
                 self.finished += 1
             except asyncio.CancelledError:
+                if is_cancelled():  # this client, not only its request
+                    raise
+                self.cancelled += 1
+            except UnknownRequestError:
+                if not withdrawn:
+                    raise
                 self.cancelled += 1
             except InsufficientBlocksError:
                 self.refused += 1
@@ -105,29 +142,58 @@ class Clients:
             if rng.random() < self.reset_share:
                 self.manager.reset_prefix_cache()
 
+    def _withdraw(self, name: str) -> bool:
+        """Release a request whatever it is doing; whether it was claimed."""
+        for replica in range(self.setup.replicas):
+            if self.manager.contains(name, replica):
+                self.manager.release(name, replica)
+                return True
+        return False
+
     async def _request(self, rng: Random, name: str) -> None:
-        manager, replica = self.manager, rng.randrange(self.setup.replicas)
+        replica = rng.randrange(self.setup.replicas)
         ctx = self._context(rng, name)
-        if self.prefetch is not None and rng.random() < 0.3:
+        if self.prefetch is not None and rng.random() < self.prefetch_share:
             self.prefetch(ctx)
             await asyncio.sleep(rng.random() / 200)
-        manager.claim(name, replica)
+        if rng.random() < self.preempt_share:
+            await self._serve(rng, ctx, replica)
+            ctx.reset()
+            await asyncio.sleep(rng.random() / 200)
+        await self._serve(rng, ctx, replica)
+
+    async def _serve(self, rng: Random, ctx: TextContext, replica: int) -> None:
+        """From the claim of a request to its release: some forwards."""
+        manager = self.manager
+        manager.claim(ctx.request_id, replica)
         try:
-            if rng.random() < 0.3 and ctx.tokens.active_length > 1:
+            if rng.random() < self.chunk_share and ctx.tokens.active_length > 1:
                 ctx.chunk(rng.randrange(1, ctx.tokens.active_length))
             for _ in range(rng.randrange(1, 4)):
+                drafts = self._drafts(rng, ctx)
                 await self._alloc(rng, ctx, replica)
-                self._forward(ctx, replica)
+                self._forward(ctx, replica, drafts)
+                for token in drafts[: rng.randrange(len(drafts) + 1)]:
+                    ctx.update(token)
                 ctx.update(rng.randrange(3))
+                ctx.spec_decoding_state.draft_tokens_to_verify = []
                 if rng.random() < 0.5:
                     await asyncio.sleep(0)
                 manager.step(self._batches(ctx, replica))
         finally:
-            manager.release(name, replica)
+            manager.release(ctx.request_id, replica)
+
+    def _drafts(self, rng: Random, ctx: TextContext) -> list[int]:
+        """Tokens that the next forward verifies, under speculative decoding."""
+        drafts: list[int] = []
+        if self.setup.num_draft_tokens and not ctx.tokens.actively_chunked:
+            drafts = [rng.randrange(3) for _ in range(self.setup.num_draft_tokens)]
+        ctx.spec_decoding_state.draft_tokens_to_verify = drafts
+        return drafts
 
     async def _alloc(self, rng: Random, ctx: TextContext, replica: int) -> None:
         alloc: Callable[[TextContext, int], Awaitable[None]] = self.manager.alloc
-        if self.patient_alloc is not None and rng.random() < 0.5:
+        if self.patient_alloc is not None and rng.random() < self.patient_share:
             alloc = self.patient_alloc
         for patience in range(50):
             try:
@@ -137,13 +203,15 @@ class Clients:
                     raise
                 await asyncio.sleep(rng.random() / 200)
 
-    def _forward(self, ctx: TextContext, replica: int) -> None:
+    def _forward(self, ctx: TextContext, replica: int, drafts: Sequence[int]) -> None:
         """Ask for the inputs, and launch a forward that reads what is cached, writes the rest."""
         size, processed = self.setup.page_size, ctx.tokens.processed_length
         name, batches = ctx.request_id, self._batches(ctx, replica)
         inputs = self.manager.runtime_inputs(batches)
         pages = self.manager.get_req_blocks(name, replica)
-        values = token_values(ctx, NAMESPACE, ctx.tokens.current_position)
+        values = token_values(
+            with_drafts(ctx, drafts), NAMESPACE, ctx.current_position + len(drafts)
+        )
         cached = slots_of(pages, size, values[:processed])
         active = slots_of(pages, size, values, processed)
         slots = self._slots
@@ -189,3 +257,19 @@ class Clients:
         return TextContext(
             max_length=10_000, tokens=TokenBuffer(tokens), request_id=name, cache_salt=salt
         )
+
+
+def is_cancelled() -> bool:
+    """Whether the task that runs this is to end, and not only something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def with_drafts(ctx: TextContext, drafts: Sequence[int]) -> TextContext:
+    """The request as it is if these draft tokens are accepted."""
+    if not drafts:
+        return ctx
+    tokens = np.append(ctx.tokens.all, np.array(drafts, dtype=np.int64))
+    return TextContext(
+        max_length=len(tokens), tokens=TokenBuffer(tokens), cache_salt=ctx.cache_salt
+    )

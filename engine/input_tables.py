@@ -14,6 +14,9 @@ from pagedkv.engine.planner.state import PageTable
 from pagedkv.engine.streams.stream import Access, Copy, Memory, StreamEvent, Streams
 from pagedkv.reference.tensor_types import Buffer
 
+ENTRY_NBYTES = 4
+"""Everything here is int32."""
+
 
 @dataclass(eq=False, slots=True)
 class _Staging:
@@ -27,8 +30,29 @@ class _Staging:
     """The same for numpy."""
     entries: memoryview
     """The same once more: an array is copied into it ten times as fast as into numpy's."""
+    source: Memory
+    """The part of it that the last call filled, as one row of bytes."""
     used_until: list[StreamEvent]
     """Events behind the copies that read it: it may be written again when they are done."""
+
+
+@dataclass(eq=False, slots=True)
+class _Shape:
+    """Views of the device memory for batches of one shape.
+
+    Decoding has the same one many times in a row, and torch takes 2 µs to make a view.
+    """
+
+    batch: int
+    """Rows of the table."""
+    columns: int
+    """Its columns."""
+    tables: list[Buffer]
+    """By device: the table."""
+    lengths: list[Buffer]
+    """By device: the lengths."""
+    targets: list[Memory]
+    """By device: both, as one row of bytes."""
 
 
 class InputTables:
@@ -59,6 +83,7 @@ class InputTables:
         num_entries = max_batch_size * (1 + max_columns)
         self._storages = [torch.zeros(num_entries, dtype=torch.int32, device=d) for d in devices]
         self._pin = any(device.type == "cuda" for device in devices)
+        self._shape = self._shape_of(0, 0)
         self._staging: list[_Staging] = []
         self._num_stagings = 0
 
@@ -82,10 +107,10 @@ class InputTables:
         """
         batch, start = len(lengths), self.max_batch_size
         end = start + batch * columns
-        found = (
-            [storage[start:end].view(batch, columns) for storage in self._storages],
-            [storage[:batch] for storage in self._storages],
-        )
+        shape = self._shape
+        if (shape.batch, shape.columns) != (batch, columns):
+            shape = self._shape = self._shape_of(batch, columns)
+        found = list(shape.tables), list(shape.lengths)
         if not batch:
             return found  # a replica whose device has failed does not hold up the others
         staging = self._unused_staging(end)
@@ -97,12 +122,24 @@ class InputTables:
             entries[row : row + used] = pages if len(pages) == used else pages[:used]
             if used < columns:
                 table[n, used:] = null_page
-        source = Memory(staging.name, _as_row(staging.storage[:end]))
-        for device_idx, storage in enumerate(self._storages, self._first_device_idx):
-            target = Memory(f"device {device_idx} inputs", _as_row(storage[:end]))
-            copied = self._streams.copy(device_idx, "compute", [Copy(target, 0, source, 0)])
-            staging.used_until.append(copied)
+        for device_idx, target in enumerate(shape.targets, self._first_device_idx):
+            copies = [Copy(target, 0, staging.source, 0)]
+            staging.used_until.append(self._streams.copy(device_idx, "compute", copies))
         return found
+
+    def _shape_of(self, batch: int, columns: int) -> _Shape:
+        start = self.max_batch_size
+        end = start + batch * columns
+        return _Shape(
+            batch,
+            columns,
+            [storage[start:end].view(batch, columns) for storage in self._storages],
+            [storage[:batch] for storage in self._storages],
+            [
+                Memory(f"device {device_idx} inputs", _as_row(storage[:end]))
+                for device_idx, storage in enumerate(self._storages, self._first_device_idx)
+            ],
+        )
 
     def _unused_staging(self, num_entries: int) -> _Staging:
         """Staging that no pending copy reads; rather more of it than a wait."""
@@ -112,12 +149,15 @@ class InputTables:
                     self._staging.remove(staging)
                     break
                 staging.used_until.clear()
+                if staging.source.rows.numel() != num_entries * ENTRY_NBYTES:
+                    staging.source = Memory(staging.name, _as_row(staging.storage[:num_entries]))
                 return staging
         storage = torch.empty(num_entries, dtype=torch.int32, pin_memory=self._pin)
         self._num_stagings += 1
         name = f"inputs of device {self._first_device_idx}, staging {self._num_stagings}"
         view = storage.numpy()
-        self._staging.append(_Staging(name, storage, view, view.data, []))
+        source = Memory(name, _as_row(storage))
+        self._staging.append(_Staging(name, storage, view, view.data, source, []))
         return self._staging[-1]
 
 

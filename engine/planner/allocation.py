@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Hashable, Sequence
 from typing import NoReturn
 
+from pagedkv.engine.planner.fates import MissReason
 from pagedkv.engine.planner.matching import (
     Need,
     hits_of,
@@ -57,7 +58,7 @@ def begin_alloc(
     if ctx.external_block_metadata is not None:
         ExternalBlockMetadata.parse(ctx.external_block_metadata)
     need = need_of(state, request, ctx, replica_idx, count, hit_limit)
-    if need.fresh and need.fresh > need.free_for(pool):
+    if need.fresh and not pool.can_take(need.fresh, holding=need.shared):
         _refuse(state, ctx, replica_idx, need, count, hit_limit)
     misses = misses_of(state, request, ctx, replica_idx, need, count)
 
@@ -69,11 +70,13 @@ def begin_alloc(
         _note_evicted(state, evicted)
 
     # MOVE: what is not on this device yet, one transfer per source
-    supply, hit_pages = iter(fresh), need.shared
+    hit_pages, rest = need.shared, fresh
     transfers: list[str] = []
     issued: list[IssuedTransfer] = []
     if need.loads:
+        supply = iter(fresh)
         hit_pages = [p if (p := page_of(hit)) is not None else next(supply) for hit in need.hits]
+        rest = list(supply)
         transfers = [hit.joined.id for hit in need.hits if isinstance(hit, Load) and hit.joined]
         issued = _load(state, request, need.hits, hit_pages)
         transfers += [transfer.transfer for transfer in issued]
@@ -81,9 +84,12 @@ def begin_alloc(
         state.lower.touch(request.keys[: request.committed + len(need.hits)])
 
     # RECORD
-    own, rest = request.pages[need.kept :], array("i", supply)
+    own = request.pages[need.kept :]
+    pages = request.pages
+    if need.hits or need.fresh:
+        pages = pages[: need.kept] + array("i", hit_pages) + own[: need.moved] + array("i", rest)
     request.plan = plan = AllocPlan(
-        pages=request.pages[: need.kept] + array("i", hit_pages) + own[: need.moved] + rest,
+        pages=pages,
         hits=hits_of(need),
         added=[*need.shared, *fresh],
         replaced=own[need.moved :],
@@ -118,7 +124,7 @@ def finish_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
 
     Raises:
         NoPlannedAllocError: There is no plan (ALLOC-13).
-        AllocPendingError: A load is still in flight (ALLOC-13).
+        AllocPendingError: A load has neither settled nor been submitted (ALLOC-13).
         KVLoadFailed: A load has failed: the plan was undone, plan again (ALLOC-11).
     """
     # CHECK
@@ -127,7 +133,8 @@ def finish_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     plan = request.plan
     if plan is None:
         raise NoPlannedAllocError(ctx.request_id)
-    if any(transfer in state.in_flight for transfer in plan.transfers):
+    arriving = [name for name in plan.transfers if name in state.in_flight]
+    if not all(state.in_flight[name].submitted for name in arriving):
         raise AllocPendingError(ctx.request_id, "finish_alloc")
     if request.failed:
         failed = tuple(sorted(request.failed))
@@ -139,6 +146,7 @@ def finish_alloc(state: State, ctx: Context, replica_idx: int) -> AllocPlan:
     # TAKE: the pages are the request's; what a hit has replaced goes back, tail first
     request.plan = None
     request.pages = plan.pages
+    request.arriving += arriving
     request.committed += plan.hits.total_blocks
     if plan.replaced:
         state.pools[replica_idx].release(reversed(plan.replaced))
@@ -204,7 +212,7 @@ def _peer_copy(
 ) -> Transfer:
     """The copy of ``group`` from a peer, where all of the chain is renewed: leaf before root."""
     pool = state.pools[peer]
-    source_pages = tuple(pool.page_of.shards[key[-1]][key] for key, _ in group)
+    source_pages = tuple(pool.page_of[key] for key, _ in group)
     pool.refresh([page for key in chain if (page := pool.page_of.get(key)) is not None])
     return Transfer(
         kind="onload",
@@ -299,6 +307,9 @@ def _note_evicted(state: State, keys: Sequence[PageKey]) -> None:
     if lower.first is None:
         fates.note(keys, "evicted", "device")
         return
+    by_reason: dict[MissReason, list[PageKey]] = {"evicted": [], "not_stored": []}
     for key in keys:
         evicted = lower.holds(key) or fates.of(key) == "evicted"
-        fates.note([key], "evicted" if evicted else "not_stored", "device")
+        by_reason["evicted" if evicted else "not_stored"].append(key)
+    for reason, lost in by_reason.items():
+        fates.note(lost, reason, "device")

@@ -37,7 +37,7 @@ def release(state: State, request_id: Hashable, replica_idx: int) -> None:
     if request.plan is not None:
         cancel_alloc(state, request_id, replica_idx)  # REL-4
     if not request.dummy:
-        state.pools[replica_idx].release(reversed(request.pages))
+        state.pools[replica_idx].release(request.pages[::-1])
     del state.requests[request_id]
     if state.tracer is not None:
         state.tracer.emit(Released(request_id))

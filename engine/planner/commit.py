@@ -60,19 +60,18 @@ def step(state: State, batches: Sequence[Sequence[Context]]) -> None:
 
 def _commit(state: State, request: Request, full: int) -> None:
     """The pages up to ``full`` become hittable; what is cached already is shared (STEP-4)."""
-    pool, pages = state.pools[request.replica], request.pages
-    shards, key_of = pool.page_of.shards, pool.key_of
-    keys = request.keys[request.committed : full]
-    state.fates.forget(keys)
-    for n, key in enumerate(keys, request.committed):
-        shard, own = shards[key[-1]], pages[n]
-        cached = shard.get(key)
-        if cached is None:
-            shard[key], key_of[own] = own, key
-        elif state.swaps:
-            pool.hold((cached,))
-            pool.release((own,))
-            pages[n] = cached
+    pool, pages, start = state.pools[request.replica], request.pages, request.committed
+    keys, mine = request.keys[start:full], pages[start:full].tolist()
+    if not state.is_alone:
+        # Where content is on one device or nowhere, its fate is noted anew when it leaves.
+        state.fates.forget(keys)
+    where = pool.commit(mine, keys)
+    if where != mine and state.swaps:
+        for n, (own, cached) in enumerate(zip(mine, where, strict=True), start):
+            if cached != own:
+                pool.hold((cached,))
+                pool.release((own,))
+                pages[n] = cached
     request.committed = full
 
 
@@ -86,5 +85,7 @@ def _offload(state: State, request: Request) -> list[IssuedTransfer]:
     pool, lower = state.pools[request.replica], state.lower
     unsaved = lower.unsaved(chain[-new:])
     pool.make_dirty(page for key in unsaved if (page := pool.page_of.get(key)) is not None)
-    transfers = lower.offload(chain, request.pages, request.replica, new=new)
+    transfers = lower.offload(
+        chain, request.pages, request.replica, new=new, arriving=pool.loading_key_of
+    )
     return [state.issue(transfer) for transfer in transfers]

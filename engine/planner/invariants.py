@@ -31,15 +31,19 @@ def _check_holders(state: State, replica: int, pool: PagePool) -> None:
                 expected.update(request.plan.added)
     idle = list(pool.idle)
     _demand(len(idle) == len(set(idle)), f"replica {replica}: a page stands twice in the list")
-    for page, holders in enumerate(pool.holders):
+    _demand(
+        len(idle) == len(pool.idle) == sum(page in pool.idle for page in range(pool.total)),
+        f"replica {replica}: {len(pool.idle)} idle pages counted, {len(idle)} are in the list",
+    )
+    _demand(
+        not any(page in pool.idle for page in pool.sharers),
+        f"replica {replica}: a page is shared, and in the list of idle pages",
+    )
+    for page in range(pool.total):
         _demand(
-            holders == expected[page],
-            f"replica {replica}, page {page}: {holders} holders counted, {expected[page]} found",
-        )
-        _demand(
-            (page in pool.idle) == (holders == 0),
-            f"replica {replica}, page {page}: {holders} holders, and "
-            f"{'in' if page in pool.idle else 'not in'} the list of idle pages",
+            pool.holders(page) == expected[page],
+            f"replica {replica}, page {page}: {pool.holders(page)} holders counted, "
+            f"{expected[page]} found",
         )
 
 

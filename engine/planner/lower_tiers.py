@@ -6,6 +6,7 @@ Rules TIER-1 to TIER-9. All replicas share them; content is the same for all of 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import takewhile
 from typing import Literal, TypeAlias
 
 from pagedkv.engine.planner.counters import Counters
@@ -68,7 +69,7 @@ class LowerTiers:
         What comes from below host memory also gets a host slot, as far as there are any (TIER-2).
         """
         tier = self.tiers[source]
-        slots = tuple(tier.slot_of.shards[key[-1]][key] for key in keys)
+        slots = tuple(tier.slot_of[key] for key in keys)
         tier.pin(slots)
         return Transfer(
             kind="onload",
@@ -90,7 +91,7 @@ class LowerTiers:
         if not promoted:
             return None
         tier, taken = self.tiers[source], tuple(keys[: len(promoted)])
-        source_slots = tuple(tier.slot_of.shards[key[-1]][key] for key in taken)
+        source_slots = tuple(tier.slot_of[key] for key in taken)
         tier.pin(source_slots)
         return Transfer(
             kind="onload",
@@ -103,18 +104,27 @@ class LowerTiers:
         )
 
     def offload(
-        self, chain: Sequence[PageKey], pages: Sequence[int], replica: int, *, new: int
+        self,
+        chain: Sequence[PageKey],
+        pages: Sequence[int],
+        replica: int,
+        *,
+        new: int,
+        arriving: Collection[int] = (),
     ) -> list[Transfer]:
         """Offer a request's committed chain, root first; the last ``new`` blocks are new to it.
 
         The first tier takes what it lacks, the tiers below it what they lack of the rest; recency
-        of the whole chain is renewed (STEP-5, TIER-4).
+        of the whole chain is renewed (STEP-5, TIER-4). Pages in ``arriving`` are no source yet:
+        nothing is copied from the first of them on that the first tier lacks.
         """
         if self.first is None:
             return []
         wanted = self._wanted(chain, new)
         first = self.tiers[self.first]
         run = [n for n in range(wanted) if not first.holds(chain[n])]
+        if arriving:
+            run = list(takewhile(lambda n: pages[n] not in arriving, run))
         transfers = self._reserve_offload(chain, pages, replica, run)
         transfers += self._write_down(chain[:wanted], chain)
         self.touch(chain)

@@ -44,6 +44,8 @@ class Need:
     """Leading pages that were found and may be used: none of them is a miss."""
     found: int
     """Leading pages that were found: those that are not waited for were too slow (ALLOC-15)."""
+    on_device: Sequence[int | None] = ()
+    """Of each page that was looked up: which device page holds its content, if one does."""
 
     def free_for(self, pool: PagePool) -> int:
         """Pages that may be taken for it: those it hits are not among them (ALLOC-7)."""
@@ -71,7 +73,7 @@ def need_of(
     needed, held = required_pages(ctx, state.params), len(request.pages)
     if needed <= held or request.dummy:
         return Need((), False, held, 0, 0, (), count, count)
-    hits, loads = _match(state, request, replica_idx, count)
+    hits, loads, on_device = _match(state, request, replica_idx, count)
     found = request.committed + len(hits)
     if hit_limit is not None:
         hits = hits[:hit_limit]
@@ -89,7 +91,7 @@ def need_of(
     else:
         shared = cast("list[int]", hits)
     fresh = needed - kept - moved - len(shared)
-    return Need(hits, loads, kept, moved, fresh, shared, waited_for, found)
+    return Need(hits, loads, kept, moved, fresh, shared, waited_for, found, on_device)
 
 
 def page_of(hit: "int | Load") -> int | None:
@@ -101,17 +103,17 @@ def misses_of(
     state: State, request: Request, ctx: Context, replica_idx: int, need: Need, count: int
 ) -> dict[MissReason, int]:
     """Why the blocks that are looked up for the first time are nowhere (METRIC-6)."""
-    if request.fenced or not state.caching:
+    if not need.on_device:
         return {}
     known = max(request.looked_up, ctx.tokens.processed_length // state.page_size)
-    keys = request.keys[max(known, need.found) : count]
+    first = max(known, need.found)
+    keys, pages = request.keys[first:count], need.on_device[first - request.committed :]
     pool, avoided = state.pools[replica_idx], request.avoided
     # A block behind the gap that is still somewhere is no loss, only out of reach.
-    if state.is_alone and not pool.loading:
-        shards = pool.page_of.shards
-        missing = [key for key in keys if key not in shards[key[-1]]]
-    else:
-        missing = [key for key in keys if not is_somewhere(state, replica_idx, key, avoided)]
+    missing = [key for key, page in zip(keys, pages, strict=True) if page is None]
+    if not state.is_alone or pool.loading:
+        missing = [key for key in missing if not is_somewhere(state, replica_idx, key, avoided)]
+    reasons: dict[MissReason, int]
     if avoided:
         reasons = dict(Counter(why_missing(state, request, key) for key in missing))
     else:
@@ -170,7 +172,7 @@ def used_fraction_after(state: State, ctx: Context, replica_idx: int) -> float:
     )
     pool = state.pools[replica_idx]
     need = need_of(state, request, ctx, replica_idx, lookup_count(state, request, ctx))
-    idle_hits = sum(1 for p in need.shared if not pool.holders[p] and p not in pool.pins)
+    idle_hits = sum(1 for p in need.shared if p in pool.idle and p not in pool.pins)
     given_back = len(request.pages) - need.kept - need.moved
     used = pool.total - pool.num_free + need.fresh + idle_hits - given_back
     return min(1.0, used / pool.total)
@@ -188,27 +190,30 @@ def hit_counts(state: State, ctx: Context) -> list[PrefixCacheHits]:
     ]
 
 
-def _match(state: State, request: Request, replica_idx: int, count: int) -> tuple[Hits, bool]:
+def _match(
+    state: State, request: Request, replica_idx: int, count: int
+) -> tuple[Hits, bool, list[int | None]]:
     """The contiguous cached run after the committed pages (ALLOC-4 to ALLOC-6).
 
-    And whether any of it is not on the device yet.
+    And whether any of it is not on the device yet, and what is on the device, behind the run too.
     """
-    hits: Hits = []
-    loads = False
     if not state.caching or request.fenced:
-        return hits, loads
-    shards = state.pools[replica_idx].page_of.shards
-    for key in request.keys[request.committed : count]:
-        page = shards[key[-1]].get(key)
-        if page is not None:
-            hits.append(page)
-            continue
-        load = _find(state, replica_idx, key, request.avoided)
-        if load is None:
+        return [], False, []
+    pool = state.pools[replica_idx]
+    keys = request.keys[request.committed : count]
+    on_device = pool.page_of.find(keys)
+    gap = on_device.index(None) if None in on_device else len(on_device)
+    hits = cast("Hits", on_device[:gap])
+    if state.is_alone and not pool.loading:
+        return hits, False, on_device
+    loads = False
+    for key, page in zip(keys[gap:], on_device[gap:], strict=True):
+        hit = page if page is not None else _find(state, replica_idx, key, request.avoided)
+        if hit is None:
             break
-        hits.append(load)
-        loads = True
-    return hits, loads
+        hits.append(hit)
+        loads = loads or page is None
+    return hits, loads, on_device
 
 
 def _find(
@@ -246,7 +251,7 @@ def is_somewhere(
     """Whether a block can be hit, were it not for a gap before it."""
     pool = state.pools[replica_idx]
     return (
-        key in pool.page_of.shards[key[-1]]
+        key in pool.page_of
         or key in pool.loading
         or _find_peer(state, replica_idx, key, ()) is not None
         or state.lower.fastest(key, avoided) is not None

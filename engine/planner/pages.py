@@ -4,12 +4,12 @@ Rules POOL-1 to POOL-11. The numbers of pages that may be taken are kept, not co
 call takes longer in a larger pool.
 """
 
-from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 
-from pagedkv.engine.planner.key_map import KeyMap
-from pagedkv.engine.planner.recency import ABSENT, RecencyList
+from pagedkv.engine.planner.key_map import key_map
+from pagedkv.engine.planner.recency import RecencyList
 from pagedkv.engine.planner.transfer import Transfer
 from pagedkv.reference.errors import PoolCorruptedError
 from pagedkv.reference.identity import PageKey
@@ -43,11 +43,11 @@ class PagePool:
         """The dirty ones among them."""
         self.idle = RecencyList(total, full=True)
         """Pages that no request holds, the next one to take first; pinned ones keep their place."""
-        self.holders = array("i", [0]) * total
-        """By page: how many requests hold it."""
+        self.sharers: dict[int, int] = {}
+        """Of pages that several requests hold: how many do, besides the first."""
         self.pins: dict[int, int] = {}
         """Pages that transfers in flight read or write: how many do."""
-        self.page_of = KeyMap()
+        self.page_of = key_map(total)
         """Committed content that can be hit."""
         self.key_of: list[PageKey | None] = [None] * total
         """The same, page to identity."""
@@ -71,39 +71,31 @@ class PagePool:
         Returns the pages, and the identities of the content that was given up. The caller has
         checked that there are enough: see :meth:`takeable`.
         """
-        idle = self.idle
-        after, before, end = idle.after, idle.before, idle.end
         taken: list[int] = []
-        if self.pins or self.dirty:
-            for page in idle:
-                if len(taken) == count:
-                    break
-                if page not in self.pins and page not in self.dirty:
-                    taken.append(page)
-            for page in taken:
-                idle.remove(page)
-        else:
-            page = after[end]
-            while len(taken) < count and page != end:
-                taken.append(page)
-                page = after[page]
-            after[end], before[page] = page, end
-            for page in taken:
-                after[page] = ABSENT
+        staying: list[int] = []
+        while len(taken) < count and (oldest := self.idle.take(count - len(taken))):
+            if self.pins or self.dirty:
+                staying += filterfalse(self._is_loose, oldest)
+                oldest = list(filter(self._is_loose, oldest))
+            taken += oldest
+        self.idle.prepend(staying)
         if len(taken) < count:
             raise PoolCorruptedError(f"{count} pages were to be taken, only {len(taken)} can be")
         self.num_free -= count
-        holders, key_of, shards = self.holders, self.key_of, self.page_of.shards
-        evicted: list[PageKey] = []
+        key_of = self.key_of
+        evicted = [key for page in taken if (key := key_of[page]) is not None]
         for page in taken:
-            holders[page] = 1
-            key = key_of[page]
-            if key is not None:
-                evicted.append(key)
-                key_of[page] = None
-                del shards[key[-1]][key]
+            key_of[page] = None
+        self.page_of.drop(evicted)
         self.evictions += len(evicted)
         return taken, evicted
+
+    def can_take(self, count: int, holding: Sequence[int]) -> bool:
+        """Whether :meth:`take` could take ``count`` pages if those ``holding`` were held."""
+        # Nearly always there is room to spare: then nobody has to look at the pages.
+        if count <= self.num_free - self.num_cleanable - len(holding):
+            return True
+        return count <= self.takeable(excluding=holding)
 
     def takeable(self, excluding: Sequence[int] = ()) -> int:
         """Pages that :meth:`take` could take now if those ``excluding`` were held."""
@@ -125,19 +117,10 @@ class PagePool:
 
     def hold(self, pages: Iterable[int]) -> None:
         """One more request holds each page."""
-        holders, pins = self.holders, self.pins
-        after, before = self.idle.after, self.idle.before
-        for page in pages:
-            if not holders[page]:
-                if pins or self.dirty:
-                    if page not in pins:
-                        self._count(page, -1)
-                else:
-                    self.num_free -= 1
-                older, younger = before[page], after[page]
-                after[older], before[younger] = younger, older
-                after[page] = ABSENT
-            holders[page] += 1
+        leaving, shared = self.idle.discard(pages)
+        for page in shared:
+            self.sharers[page] = self.sharers.get(page, 0) + 1
+        self._count(leaving, -1)
 
     def release(self, pages: Iterable[int]) -> None:
         """One request less holds each page; the last one puts it in its place (POOL-4, POOL-5).
@@ -145,34 +128,16 @@ class PagePool:
         Raises:
             PoolCorruptedError: Nobody holds one of them: a double free (POOL-6).
         """
-        holders, key_of, loading_key_of = self.holders, self.key_of, self.loading_key_of
-        after, before, end = self.idle.after, self.idle.before, self.idle.end
-        youngest = before[end]
-        come_free: list[int] = []
-        try:
-            for page in pages:
-                left = holders[page] - 1
-                if left < 0:
-                    raise PoolCorruptedError(f"page {page} was released, but no request holds it")
-                holders[page] = left
-                if left:
-                    continue
-                come_free.append(page)
-                if key_of[page] is not None or page in loading_key_of or youngest == end:
-                    after[youngest], before[page] = page, youngest
-                    youngest = page
-                else:
-                    oldest = after[end]
-                    after[end] = before[oldest] = page
-                    before[page], after[page] = end, oldest
-        finally:
-            after[youngest], before[end] = end, youngest
-        if not self.pins and not self.dirty:
-            self.num_free += len(come_free)
-            return
-        for page in come_free:
-            if page not in self.pins:
-                self._count(page, 1)
+        coming = self._leave_to_sharers(pages) if self.sharers else list(pages)
+        key_of, loading_key_of = self.key_of, self.loading_key_of
+        empty = [page for page in coming if key_of[page] is None and page not in loading_key_of]
+        filled = coming
+        if empty:
+            none = set(empty)
+            filled = [page for page in coming if page not in none]
+        self.idle.prepend(empty[::-1])
+        self.idle.extend(filled)
+        self._count(coming, 1)
 
     def pin(self, pages: Iterable[int]) -> None:
         """A transfer reads or writes ``pages``: they are not taken before it settles (POOL-7)."""
@@ -180,8 +145,8 @@ class PagePool:
             if page in self.pins:
                 self.pins[page] += 1
                 continue
-            if not self.holders[page]:
-                self._count(page, -1)
+            if page in self.idle:
+                self._count((page,), -1)
             self.pins[page] = 1
 
     def unpin(self, pages: Iterable[int]) -> None:
@@ -196,13 +161,18 @@ class PagePool:
             self.pins[page] -= 1
             if not self.pins[page]:
                 del self.pins[page]
-                if not self.holders[page]:
-                    self._count(page, 1)
+                if page in self.idle:
+                    self._count((page,), 1)
 
-    def commit(self, page: int, key: PageKey) -> None:
-        """Make the content of ``page`` hittable under ``key``, which is not cached yet."""
-        self.page_of[key] = page
-        self.key_of[page] = key
+    def commit(self, pages: Sequence[int], keys: Sequence[PageKey]) -> list[int]:
+        """Make the content of ``pages`` hittable under ``keys``, but for keys that are cached.
+
+        Returns the page where each is cached now.
+        """
+        cached, key_of = self.page_of.add(keys, pages), self.key_of
+        for page, key in zip(cached, keys, strict=True):
+            key_of[page] = key
+        return cached
 
     def make_dirty(self, pages: Iterable[int]) -> None:
         """The tiers below lack the content of ``pages``."""
@@ -232,15 +202,19 @@ class PagePool:
         key = self.loading_key_of.pop(page, None)
         if key is not None:
             del self.loading[key]
-            if visible and key not in self.page_of:
-                self.commit(page, key)
+            if visible:
+                self.commit((page,), (key,))
         if page in self.idle and self.key_of[page] is None:
             self.idle.remove(page)
-            self.idle.prepend(page)
+            self.idle.prepend((page,))
 
     def refresh(self, pages: Sequence[int]) -> None:
         """Make idle ``pages`` of one chain, root first, the youngest: leaf before root (POOL-8)."""
-        self.idle.renew(page for page in reversed(pages) if page in self.idle)
+        self.idle.renew([page for page in reversed(pages) if page in self.idle])
+
+    def holders(self, page: int) -> int:
+        """How many requests hold the page."""
+        return 0 if page in self.idle else 1 + self.sharers.get(page, 0)
 
     def reset(self) -> None:
         """Forget all content, also that which is on its way (RESET-1)."""
@@ -252,16 +226,36 @@ class PagePool:
 
     def statistics(self) -> PoolStatistics:
         """Count the pages by state (POOL-2)."""
-        held = sum(1 for n in self.holders if n)
-        pinned = sum(1 for page in self.pins if not self.holders[page])
+        held = self.total - len(self.idle)
+        pinned = sum(1 for page in self.pins if page in self.idle)
         cached = sum(1 for _, page in self.page_of.items() if self._may_go(page))
         return PoolStatistics(self.total, held, pinned, cached, self.num_free - cached)
 
-    def _may_go(self, page: int) -> bool:
-        return not self.holders[page] and page not in self.pins
+    def _leave_to_sharers(self, pages: Iterable[int]) -> list[int]:
+        """One request less holds each page; those that nobody holds any more."""
+        sharers = self.sharers
+        left: list[int] = []
+        for page in pages:
+            others = sharers.pop(page, 0)
+            if not others:
+                left.append(page)
+            elif others > 1:
+                sharers[page] = others - 1
+        return left
 
-    def _count(self, page: int, change: int) -> None:
-        """``page`` may be taken from now on, or not any more."""
-        self.num_free += change
-        if page in self.dirty:
-            self.num_cleanable += change
+    def _is_loose(self, page: int) -> bool:
+        """Whether nothing but a request can keep ``page`` from being taken."""
+        return page not in self.pins and page not in self.dirty
+
+    def _may_go(self, page: int) -> bool:
+        return page in self.idle and page not in self.pins
+
+    def _count(self, pages: Collection[int], change: int) -> None:
+        """``pages`` that nobody holds may be taken from now on, or not any more."""
+        if not self.pins and not self.dirty:
+            self.num_free += change * len(pages)
+            return
+        for page in pages:
+            if page not in self.pins:
+                self.num_free += change
+                self.num_cleanable += change * (page in self.dirty)

@@ -1,6 +1,6 @@
-"""Landing and failing transfers: the only places where their pins come off.
+"""Submitting, landing and failing transfers; only the last two take their pins off.
 
-Rules XFER-2 to XFER-5 and FAIL-2.
+Rules XFER-2 to XFER-5, XFER-8 and FAIL-2.
 """
 
 from collections.abc import Collection, Iterable
@@ -9,10 +9,39 @@ from pagedkv.engine.planner.fates import MissReason
 from pagedkv.engine.planner.lower_tiers import gives_up
 from pagedkv.engine.planner.state import State, source_name
 from pagedkv.engine.planner.transfer import Transfer
-from pagedkv.reference.errors import UnknownTransferError
-from pagedkv.reference.events import ReplicaPoisoned, TransferFailed, TransferLanded
+from pagedkv.reference.errors import SubmittedTransferError, UnknownTransferError
+from pagedkv.reference.events import (
+    ReplicaPoisoned,
+    TransferFailed,
+    TransferLanded,
+    TransferSubmitted,
+)
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.tier_names import FailReason
+
+
+def submit(state: State, transfer_id: str) -> None:
+    """What can fail of a load has been done: who has hit it may go on (XFER-8).
+
+    Raises:
+        UnknownTransferError: It is not in flight (XFER-2).
+        SubmittedTransferError: It was submitted before, or is no load from below into a device.
+    """
+    transfer = find(state, transfer_id)
+    check_can_be_submitted(transfer)
+    transfer.submitted = True
+    if state.tracer is not None:
+        state.tracer.emit(TransferSubmitted(transfer_id))
+
+
+def check_can_be_submitted(transfer: Transfer) -> None:
+    """Refuse what can only land or fail.
+
+    Raises:
+        SubmittedTransferError: It was submitted before, or is no load from below into a device.
+    """
+    if transfer.submitted or transfer.target != "device" or transfer.source == "peer":
+        raise SubmittedTransferError(transfer.id, "be submitted", submitted=transfer.submitted)
 
 
 def land(state: State, transfer_id: str) -> None:
@@ -44,9 +73,12 @@ def fail(
 
     Raises:
         UnknownTransferError: It is not in flight (XFER-2).
+        SubmittedTransferError: It was submitted, and its device works (XFER-8).
         ValueError: ``keys`` names a block that the transfer does not carry.
     """
     transfer = find(state, transfer_id)
+    if transfer.submitted and transfer.replica not in state.poisoned:
+        raise SubmittedTransferError(transfer_id, "fail", submitted=True)
     at_fault = transfer.keys if keys is None else tuple(keys)
     if not set(at_fault) <= set(transfer.keys) or not at_fault:
         raise ValueError(

@@ -6,7 +6,7 @@ Rules TIER-1, TIER-4 and TIER-8. The bytes are elsewhere: in the host pool, or o
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from pagedkv.engine.planner.fates import Fates
-from pagedkv.engine.planner.key_map import KeyMap
+from pagedkv.engine.planner.key_map import key_map
 from pagedkv.engine.planner.recency import RecencyList
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.tier_names import LowerTier
@@ -27,7 +27,7 @@ class TierSlots:
     ) -> None:
         self.capacity = capacity
         self.writes_left = writes_left
-        self.slot_of = KeyMap()
+        self.slot_of = key_map(capacity)
         """Landed blocks and reserved slots, by key."""
         self.key_of: list[PageKey | None] = [None] * capacity
         """By slot: whose it is."""
@@ -64,11 +64,11 @@ class TierSlots:
 
     def holds(self, key: PageKey) -> bool:
         """Whether the block is here or on its way here."""
-        return key in self.slot_of.shards[key[-1]]
+        return key in self.slot_of
 
     def find(self, key: PageKey) -> int | None:
         """The slot of the block, if all its bytes are here (TIER-1)."""
-        slot = self.slot_of.shards[key[-1]].get(key)
+        slot = self.slot_of.get(key)
         return slot if slot is not None and self.visible[slot] else None
 
     def reserve(
@@ -86,12 +86,11 @@ class TierSlots:
         if self._unused:
             slot = self._unused.pop()
         else:
-            victim = self._victim(protected())
+            victim = self._take_victim(protected())
             if victim is None:
                 return None
             slot, lost = victim
             del self.slot_of[lost]
-            self.recency.remove(slot)
             self.given_up.append(slot)
             self.visible[slot] = 0
             self.evictions += 1
@@ -105,9 +104,8 @@ class TierSlots:
 
     def refresh(self, chain: Sequence[PageKey]) -> None:
         """Make the blocks of ``chain``, root first, the youngest: leaf before root (TIER-4)."""
-        shards = self.slot_of.shards
-        slots = [shards[key[-1]].get(key) for key in reversed(chain)]
-        self.recency.renew(slot for slot in slots if slot is not None)
+        found = self.slot_of.find(reversed(chain))
+        self.recency.renew([slot for slot in found if slot is not None])
 
     def pin(self, slots: Iterable[int]) -> None:
         """A transfer reads ``slots``."""
@@ -153,9 +151,16 @@ class TierSlots:
         self.visible[slot] = 0
         self._unused.append(slot)
 
-    def _victim(self, protected: Collection[PageKey]) -> tuple[int, PageKey] | None:
-        for slot in self.recency:
+    def _take_victim(self, protected: Collection[PageKey]) -> tuple[int, PageKey] | None:
+        """The oldest slot that may go, out of the order; those before it keep their places."""
+        passed: list[int] = []
+        victim: tuple[int, PageKey] | None = None
+        while victim is None and (oldest := self.recency.take(1)):
+            slot = oldest[0]
             key = self.key_of[slot]
             if slot not in self.pins and key is not None and key not in protected:
-                return slot, key
-        return None
+                victim = slot, key
+            else:
+                passed.append(slot)
+        self.recency.prepend(passed)
+        return victim

@@ -104,6 +104,10 @@ class Request:
     """Its allocation that waits for transfers."""
     failed: set[str] = field(default_factory=set)
     """Transfers of the plan that have failed."""
+    window: tuple[int, int] = (0, 0)
+    """The last inputs built for it: cached tokens, and pages that its forward may touch."""
+    arriving: list[str] = field(default_factory=list)
+    """Submitted loads into its pages which the next forward has to wait for (XFER-8)."""
     avoided: dict[tuple[str, PageKey], MissReason] = field(default_factory=dict)
     """Sources (see :func:`source_name`) that have failed this request, and how (ALLOC-11)."""
 

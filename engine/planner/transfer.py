@@ -40,6 +40,8 @@ class Transfer:
     """The chain of the request that caused it, root first: none of it is a victim for it."""
     fenced: bool = False
     """Whether the prefix cache was reset meanwhile: nothing of it becomes visible (RESET-2)."""
+    submitted: bool = False
+    """Whether who has hit it may go on before it lands (XFER-8)."""
     id: str = field(default="", init=False)
     """Its name, given when it is issued: ``onload-7``."""
 

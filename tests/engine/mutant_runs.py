@@ -74,7 +74,25 @@ def outcome_of(mutant: Mutant) -> Outcome:
 
 
 def _run(mutant: Mutant, folder: Path) -> int:
-    """The exit code of the test, on a tree in which all but the engine is the real one."""
+    """The exit code of the test, on a tree with the mutant in it."""
+    if not enter_tree_with(mutant.file, mutant.before, mutant.after, folder):
+        return 2
+    if "::" not in mutant.test:
+        options = ["conformance", "--impl", "engine", "--rule", mutant.test]
+        paths = os.environ | {"PYTHONPATH": str(folder / "src")}
+        command = [sys.executable, "-m", "pagedkv", *options]
+        return subprocess.run(command, env=paths, check=False).returncode
+    import pytest
+
+    options = ["-qx", "-p", "no:cacheprovider", "--timeout", str(TEST_LIMIT_S)]
+    return int(pytest.main([*options, mutant.test.removesuffix("::")]))
+
+
+def enter_tree_with(file: str, before: str, after: str, folder: Path) -> bool:
+    """Make ``folder`` a tree in which all is the real one but for one place of the engine.
+
+    From now on this process imports from there. Whether the place was found, once.
+    """
     package = folder / "src/pagedkv"
     package.mkdir(parents=True)
     for path in (ROOT / "src/pagedkv").iterdir():
@@ -82,24 +100,16 @@ def _run(mutant: Mutant, folder: Path) -> int:
     (package / "engine").unlink()
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "engine", package / "engine", ignore=ignored)
-    module = package / "engine" / mutant.file
+    module = package / "engine" / file
     text = module.read_text(encoding="utf-8")
-    if text.count(mutant.before) != 1:
-        return 2
-    module.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
+    if text.count(before) != 1:
+        return False
+    module.write_text(text.replace(before, after), encoding="utf-8")
     for name in ("tests", "pyproject.toml", "docs"):
         (folder / name).symlink_to(ROOT / name)
     os.chdir(folder)
     sys.path[:0] = [str(folder), str(package.parent)]
-    if "::" not in mutant.test:
-        options = ["conformance", "--impl", "engine", "--rule", mutant.test]
-        paths = os.environ | {"PYTHONPATH": str(package.parent)}
-        command = [sys.executable, "-m", "pagedkv", *options]
-        return subprocess.run(command, env=paths, check=False).returncode
-    import pytest
-
-    options = ["-qx", "-p", "no:cacheprovider", "--timeout", str(TEST_LIMIT_S)]
-    return int(pytest.main([*options, mutant.test.removesuffix("::")]))
+    return True
 
 
 def serve() -> None:

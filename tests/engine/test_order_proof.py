@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.engine.conftest import Making, prompt
-from tests.engine.simulated_runs import run_seed
+from tests.engine.simulated_runs import right_run
 
 from pagedkv.conformance.clients import Clients
 from pagedkv.conformance.stream_order import check_order, read_order_log
@@ -20,7 +20,7 @@ from pagedkv.engine.streams.order_log import LoggedStreams, OrderLog
 from pagedkv.engine.streams.recording_driver import RecordingDriver
 from pagedkv.engine.streams.threads import ThreadStreams
 
-SEEDS = range(30)
+SEEDS = range(40)
 """Together they have copies of every kind, several devices, and forwards that take a while."""
 
 # Any: fields of JSON lines.
@@ -29,7 +29,7 @@ Wait = dict[str, Any]
 
 @cache
 def logs() -> list[list[str]]:
-    return [lines for seed in SEEDS for lines in run_seed(seed).logs]
+    return [record.stream_log for seed in SEEDS for record in right_run(seed).lives]
 
 
 def waits(waiter: str, for_what: str, same_device: bool | None = None) -> Callable[..., bool]:

@@ -17,6 +17,9 @@ from pagedkv.cli.errors import CommandError
 from pagedkv.cli.output import STDOUT, complain
 from pagedkv.cli.replay import replay_command
 from pagedkv.cli.serve import serve_protocol
+from pagedkv.cli.simulate import simulate
+from pagedkv.cli.soak import soak
+from pagedkv.cli.streams import streams_app
 from pagedkv.cli.trace import trace_app
 from pagedkv.cli.zoo import zoo
 from pagedkv.traces.errors import TraceError
@@ -38,8 +41,11 @@ app.command("compare")(compare)
 app.add_typer(trace_app, name="trace")
 app.command("conformance")(conformance)
 app.command("zoo")(zoo)
+app.command("simulate")(simulate)
+app.command("soak")(soak)
 app.command("demo")(demo)
 app.add_typer(disk_app, name="disk")
+app.add_typer(streams_app, name="streams")
 app.command("serve-protocol")(serve_protocol)
 
 
