@@ -6,7 +6,7 @@ read back before each of its forwards. What the manager did in what order is for
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -110,9 +110,9 @@ class Clients:
 
     async def _client(self, name: str, numbers: Sequence[int]) -> None:
         with suppress(ManagerClosedError):
-            await self._requests([f"{name} request {n}" for n in numbers])
+            await self._requests(f"{name} request {n}" for n in numbers)
 
-    async def _requests(self, names: Sequence[str]) -> None:
+    async def _requests(self, names: Iterable[str]) -> None:
         for name in names:
             served = asyncio.ensure_future(self._request(Random(f"{self.seed} {name}"), name))
             rng = Random(f"{self.seed} {name} is cancelled")

@@ -102,7 +102,7 @@ STRUCK: dict[str, tuple[str, ...]] = {
     "no_space": ("host→disk",),
     "unavailable": ("device→host", "host→device", "disk→device", "peer→device"),
     "cancelled": (*LOADS, NOTHING),
-    "released": ("device→host", NOTHING),
+    "released": ("device→host", "host→device", "disk→device", NOTHING),
     "refused": (*WAYS, NOTHING),
     "reset": (*WAYS, NOTHING),
     "device failed": (*WAYS, NOTHING),

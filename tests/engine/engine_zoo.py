@@ -117,7 +117,7 @@ def detectors(run: Any) -> set[Detector]:
 
     if run.failure is None:
         return set()
-    noticed = {_detector(run.failure.kind)}
+    noticed: set[Detector] = {_detector(run.failure.kind)}
     record = run.lives[-1]
     found = validate(run.world.setup, record.events, reference_specification)
     if isinstance(found, Divergence) and found.seen is not None:

@@ -97,7 +97,7 @@ async def test_a_slab_that_is_damaged_while_it_is_open(damage: Damage, tmp_path:
             await asyncio.sleep(0.001)
         damage(tmp_path / SLAB_FILE)
 
-    served = await serve(tmp_path, meanwhile=go_wrong, requests=40)
+    served = await serve(tmp_path, meanwhile=go_wrong, requests=300)
     assert served.failures & {"corrupt", "io_error"}
 
 
