@@ -21,7 +21,7 @@ from pagedkv.reference.sizing import compute_num_disk_blocks
 
 Result = TypeVar("Result")
 
-PATIENCE_S = 0.05
+PATIENCE_S = 60.0
 """How long an allocation waits for pages in its queue."""
 
 
