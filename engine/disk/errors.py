@@ -42,8 +42,8 @@ class DirectoryUnusableError(PagedKVError, ValueError):
         self.reason = reason
         """What the operating system or the index said."""
         super().__init__(
-            f"disk_offload_dir {str(directory)!r} cannot be used ({reason}); make it readable and "
-            "writable for this process, or choose another directory"
+            f"disk_offload_dir {str(directory)!r} cannot be used ({reason}); make room, and make "
+            "it readable and writable for this process, or choose another directory"
         )
 
 

@@ -5,6 +5,7 @@ outlives the process; a loss of power takes the last commits back, in their orde
 """
 
 import logging
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -261,7 +262,15 @@ class Index:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
             if code in _UNUSABLE:
                 raise DirectoryUnusableError(self._directory, str(error)) from error
+            if code == sqlite3.SQLITE_IOERR and _is_full(self._directory):
+                # SQLite needs room beside the database, even to read it.
+                raise DirectoryUnusableError(self._directory, "no space is left") from error
             raise IndexDamagedError(str(error)) from error
+
+
+def _is_full(directory: Path) -> bool:
+    """Whether its file system has no room for what SQLite writes first."""
+    return shutil.disk_usage(directory).free < 128 * 1024
 
 
 def index_files(directory: Path) -> list[Path]:
