@@ -1,5 +1,6 @@
 """What a disk may hold when it is opened, judged by the run that used it before (NS-2 to NS-4)."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from pagedkv.conformance.recorded.cutting import start_at
@@ -60,13 +61,18 @@ def _landed(header: EventTraceHeader, events: Iterable[Event]) -> set[PageKey]:
     """Blocks that had landed on the disk and were not reset or found damaged."""
     on_disk: set[PageKey] = set()
     moving: dict[str, IssuedTransfer | TransferSnapshot] = {}
+    # A load that fails loses the block that it has read, not one that was written meanwhile.
+    landings: Counter[PageKey] = Counter()
+    landings_before: dict[str, Counter[PageKey]] = {}
     if header.start is not None:
         state = header.start.state
         disk = state.tiers.get("disk", TierSnapshot())
         on_disk.update(block.key for block in disk.blocks if block.landed)
         moving.update((t.transfer, t) for t in state.in_flight if not t.fenced)
     for event in events:
-        moving.update((t.transfer, t) for t in getattr(event, "issued", ()))
+        for issued in getattr(event, "issued", ()):
+            moving[issued.transfer] = issued
+            landings_before[issued.transfer] = Counter({k: landings[k] for k in issued.keys})
         match event:
             case DiskOpened(keys):
                 on_disk.update(keys)
@@ -75,7 +81,9 @@ def _landed(header: EventTraceHeader, events: Iterable[Event]) -> set[PageKey]:
                 moving.clear()  # What is fenced does not land.
             case TransferLanded(name) if name in moving and moving[name].target == "disk":
                 on_disk.update(moving[name].keys)
+                landings.update(moving[name].keys)
             case TransferFailed(name, reason, keys) if name in moving and reason in BLOCK_IS_LOST:
                 if moving[name].source == "disk":
-                    on_disk.difference_update(keys)
+                    before = landings_before.get(name, Counter())
+                    on_disk.difference_update(k for k in keys if landings[k] == before[k])
     return on_disk

@@ -31,6 +31,8 @@ class LifeRecord:
     """What was enqueued on streams, in which order."""
     seen: Counter[str] = field(default_factory=Counter)
     """What became of requests, and what the manager has counted at its end."""
+    counted: tuple[int, KVCacheMetrics] | None = None
+    """After how many events the manager's counters were looked at, and what they said."""
 
 
 async def live(world: World, life: Life, machine: Machine, record: LifeRecord) -> None:
@@ -47,7 +49,7 @@ async def live(world: World, life: Life, machine: Machine, record: LifeRecord) -
         asyncio.create_task(aside) for aside in _asides(world, life, machine, simulated, record)
     ]
     landing = asyncio.create_task(simulated.copies_land())
-    living = asyncio.create_task(_lived(world, life, simulated, clients, record.seen))
+    living = asyncio.create_task(_lived(world, life, simulated, clients, record))
     tasks = [landing, living, *asides]
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -107,10 +109,10 @@ def _clients(world: World, life: Life, simulated: SimulatedManager) -> Clients:
 
 
 async def _lived(
-    world: World, life: Life, simulated: SimulatedManager, clients: Clients, seen: Counter[str]
+    world: World, life: Life, simulated: SimulatedManager, clients: Clients, record: LifeRecord
 ) -> None:
     """Serve the clients, and end somehow."""
-    manager = simulated.manager
+    manager, seen = simulated.manager, record.seen
     end = simulated.crash if life.end.startswith("crashed") else manager.shutdown
     served = asyncio.create_task(clients.send(life.clients))
     try:
@@ -126,7 +128,9 @@ async def _lived(
     while cast(Any, manager).in_flight():
         await asyncio.sleep(0.001)
     nothing_is_left(world, simulated)
-    seen.update(counted(manager.get_metrics_aggregated()))
+    metrics = manager.get_metrics_aggregated()
+    record.counted = len(record.events), metrics
+    seen.update(counted(metrics))
     seen[life.end] += 1
     await end()
 

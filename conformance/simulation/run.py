@@ -8,7 +8,8 @@ restart finds on disk must have been written before.
 import asyncio
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from random import Random
 
 from pagedkv.conformance.bench import Recording
@@ -26,7 +27,7 @@ from pagedkv.conformance.simulation.machine import Simulator
 from pagedkv.conformance.simulation.world import World
 from pagedkv.conformance.stream_order import check_order, read_order_log
 from pagedkv.conformance.time_limit import time_limit
-from pagedkv.conformance.validation import Divergence, validate
+from pagedkv.conformance.validation import Divergence, Follower, validate
 from pagedkv.reference.events import Closed, DiskOpened, IssuedTransfer, PrefixCacheReset
 from pagedkv.reference.identity import PageKey
 from pagedkv.traces.events.setup import EventTraceHeader
@@ -114,6 +115,8 @@ def check(run: Run, specification: SpecificationFactory) -> Failure | None:
     found = validate(run.world.setup, record.events, specification)
     if isinstance(found, Divergence):
         return from_divergence(found, last)
+    if (wrong := wrong_counters(run, specification)) is not None:
+        return from_error(WrongRunError("counters that differ", wrong), last)
     races = check_order(read_order_log(record.stream_log)) if record.stream_log else []
     if races:
         return from_races(races, last)
@@ -122,6 +125,24 @@ def check(run: Run, specification: SpecificationFactory) -> Failure | None:
     except WrongRunError as error:
         return from_error(error, last)
     return None
+
+
+def wrong_counters(run: Run, specification: SpecificationFactory) -> str | None:
+    """What the manager has counted otherwise than the specification in the same run."""
+    record = run.lives[-1]
+    if record.counted is None:
+        return None
+    num_events, seen = record.counted
+    follower = Follower(run.world.setup, specification)
+    for event in islice(record.events, num_events):
+        follower.follow(event)
+    expected = asdict(follower.player.manager.get_metrics_aggregated())
+    differing = [
+        f"{name} is {value}, but should be {expected[name]}"
+        for name, value in asdict(seen).items()
+        if value != expected[name]
+    ]
+    return f"after event {num_events - 1}: {'; '.join(differing)}" if differing else None
 
 
 def check_survivors(run: Run, specification: SpecificationFactory) -> None:

@@ -46,8 +46,6 @@ class Bug:
     """What it says, once."""
     after: str
     """What it says with the bug."""
-    seed: int | None = None
-    """One that fails, if the first ones do not."""
     unreached: str = ""
     """Why no simulated world comes by there, and who catches it instead."""
 
@@ -67,11 +65,6 @@ class Found:
 def read_zoo() -> list[Bug]:
     """The bugs of ``zoo.toml``."""
     return [Bug(**table) for table in tomllib.loads(ZOO.read_text(encoding="utf-8"))["bug"]]
-
-
-def seeds_for(bug: Bug) -> list[int]:
-    """Those that are run on it."""
-    return [*SEEDS, *([] if bug.seed is None else [bug.seed])]
 
 
 def seeds_on(bug: Bug, seeds: Sequence[int], *, enough: int) -> Found:
@@ -177,7 +170,7 @@ def main(numbers: Sequence[int], *, enough: int) -> None:
     for bug in read_zoo():
         if numbers and bug.number not in numbers:
             continue
-        found = Found() if bug.unreached else seeds_on(bug, seeds_for(bug), enough=enough)
+        found = Found() if bug.unreached else seeds_on(bug, SEEDS, enough=enough)
         lines.append(row(bug, found))
         print(lines[-1], flush=True)
     if not numbers and enough == len(SEEDS):

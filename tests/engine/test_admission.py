@@ -1,11 +1,13 @@
 """Requests that wait for pages hold nothing, and are served in the order of their coming."""
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 from tests.engine.conftest import Making, prompt
 
 from pagedkv.engine import PagedKVCacheManager
+from pagedkv.engine.admission import AdmissionQueue
 from pagedkv.reference import InsufficientBlocksError, ManagerClosedError, TextContext
 
 
@@ -108,3 +110,12 @@ async def test_closing_ends_the_wait(make: Making) -> None:
     await manager.aclose()
     with pytest.raises(ManagerClosedError):
         await asyncio.wait_for(waits, timeout=5)
+
+
+def test_it_is_only_ever_the_turn_of_who_came_first() -> None:
+    queue = AdmissionQueue()
+    scopes = [ExitStack() for _ in range(6)]
+    places = [scope.enter_context(queue.place()) for scope in scopes]
+    for n, scope in enumerate(scopes):
+        assert [place.is_first for place in places[n:]] == [True] + [False] * (5 - n)
+        scope.close()

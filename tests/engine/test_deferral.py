@@ -191,6 +191,24 @@ async def test_without_pages_it_is_refused_at_once(scene: Scene, make: Making) -
         await drained(manager)
 
 
+async def test_a_newcomer_does_not_overtake_the_line(scene: Scene, make: Making) -> None:
+    manager = scene.manager
+    async with manager.admit(make.request(range(5000, 5023), "holder")):
+        for name in ("large", "small"):
+            manager.claim(name, 0)
+        large = asyncio.ensure_future(
+            manager.alloc(make.request(range(6000, 6015), "large"), 0, wait_s=60)
+        )
+        await turns()
+        small = manager.alloc(make.request(range(7000, 7003), "small"), 0, wait_s=60, defer=True)
+        await turns()
+        assert (large.done(), small.ready) == (False, False)
+    await large
+    await small
+    for name in ("large", "small"):
+        manager.release(name, 0)
+
+
 @pytest.mark.parametrize("when", ["before it has begun", "while it waits", "by its awaiter"])
 async def test_a_cancelled_one_leaves_nothing_behind(scene: Scene, make: Making, when: str) -> None:
     manager, ctx = scene.manager, scene.request(make, 0, "a")
