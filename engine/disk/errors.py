@@ -36,15 +36,18 @@ class DirectoryInUseError(PagedKVError, RuntimeError):
 class DirectoryUnusableError(PagedKVError, ValueError):
     """The directory cannot be made, read or written."""
 
-    def __init__(self, directory: Path, reason: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        reason: str,
+        remedy: str = "make room, and make it readable and writable for this process, or choose "
+        "another directory",
+    ) -> None:
         self.directory = directory
         """The directory in question."""
         self.reason = reason
         """What the operating system or the index said."""
-        super().__init__(
-            f"disk_offload_dir {str(directory)!r} cannot be used ({reason}); make room, and make "
-            "it readable and writable for this process, or choose another directory"
-        )
+        super().__init__(f"disk_offload_dir {str(directory)!r} cannot be used ({reason}); {remedy}")
 
 
 class NewerIndexError(PagedKVError, ValueError):

@@ -14,6 +14,9 @@ from pagedkv.engine.disk.lock import DirectoryLock, holder
 from pagedkv.engine.disk.warm_start import SLAB_FILE
 from pagedkv.reference.identity import PageKey
 
+REMEDY = "give the directory that disk_offload_dir names"
+"""For who looks at another one."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -82,7 +85,7 @@ def clear(path: Path) -> int:
         OSError: A file cannot be removed.
     """
     if not path.is_dir():
-        raise DirectoryUnusableError(path, "there is no such directory")
+        raise DirectoryUnusableError(path, "there is no such directory", REMEDY)
     freed = 0
     with closing(DirectoryLock(path)):
         for file in [*index_files(path), *path.glob(f"{INDEX_FILE}.*"), path / SLAB_FILE]:
@@ -93,8 +96,11 @@ def clear(path: Path) -> int:
 
 
 def _check_index(path: Path) -> None:
+    if not path.is_dir():
+        raise DirectoryUnusableError(path, "there is no such directory", REMEDY)
     if not (path / INDEX_FILE).exists():
-        raise DirectoryUnusableError(path, f"it has no {INDEX_FILE}: no disk tier was ever here")
+        reason = f"it has no {INDEX_FILE}: no disk tier was ever here"
+        raise DirectoryUnusableError(path, reason, REMEDY)
 
 
 def _contents(path: Path, pid: int | None) -> Contents:

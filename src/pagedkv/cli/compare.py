@@ -76,7 +76,8 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="'reference', an announced name, or 'package.module:factory'; once for each.",
+            help="'engine', 'reference', an announced name, or 'package.module:factory'; "
+            "once for each.",
         ),
     ] = None,
     host_pages: Annotated[

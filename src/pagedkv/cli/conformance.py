@@ -42,7 +42,7 @@ def conformance(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="'reference', or package.module:factory; may be repeated.",
+            help="'engine', 'reference', or package.module:factory; may be repeated.",
         ),
     ] = None,
     impl_cmd: Annotated[

@@ -60,7 +60,9 @@ def reproduce(
     again = f"pagedkv simulate{chosen}"
     which = f"--seed {seed} --runs 1" if world_file is None else f"--world {_quoted(world_file)}"
     complain(f"again: {again} {which} --expect {digest_of(run)}")
-    folder = out / f"seed-{seed}"
+    # A world that is run again must not take the place of the run that it comes from.
+    again_only = "" if world_file is None else f"-{digest_of(run)}"
+    folder = out / f"seed-{seed}{again_only}"
     write_run(folder, run, simulator.name)
     complain(f"written to {folder}")
     if budget == 0:

@@ -63,7 +63,8 @@ def pages_or_unbounded(text: str) -> str:
 def replay_command(
     trace: TraceArgument,
     impl: Annotated[
-        str, typer.Option(metavar="NAME", help="'reference', or 'package.module:factory'.")
+        str,
+        typer.Option(metavar="NAME", help="'engine', 'reference', or 'package.module:factory'."),
     ] = "reference",
     impl_cmd: Annotated[
         str | None,

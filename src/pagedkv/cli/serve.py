@@ -11,7 +11,8 @@ from pagedkv.implementations import UnknownImplementationError, resolve_implemen
 
 def serve_protocol(
     impl: Annotated[
-        str, typer.Option(metavar="NAME", help="'reference', or 'package.module:factory'.")
+        str,
+        typer.Option(metavar="NAME", help="'engine', 'reference', or 'package.module:factory'."),
     ] = "reference",
 ) -> None:
     """Answer requests on stdin with replies on stdout, until stdin ends; see docs/protocol.md."""

@@ -109,6 +109,7 @@ def simulate(
     if coverage:
         check_coverage()
     worlds = drawn(seed, runs, minutes) if world is None else iter([world_of(world)])
+    check_out(out)
     campaign, code = run_all(worlds, simulator, impl, jobs or cores(), coverage=coverage)
     result = campaign.as_data()
     if code is not None:
@@ -132,6 +133,21 @@ def resolved(name: str) -> "Simulator":
         return resolve_simulator(name)
     except UnknownImplementationError as error:
         raise typer.BadParameter(str(error), param_hint="--impl") from error
+
+
+def check_out(out: Path) -> None:
+    """Say in time that nothing can be written there.
+
+    Raises:
+        CommandError: It cannot.
+    """
+    was_there = out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not was_there:
+            out.rmdir()
+    except OSError as error:
+        raise CommandError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def check_coverage() -> None:
