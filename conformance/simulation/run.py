@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from random import Random
 
 from pagedkv.conformance.bench import Recording
@@ -28,7 +27,7 @@ from pagedkv.conformance.simulation.world import World
 from pagedkv.conformance.stream_order import check_order, read_order_log
 from pagedkv.conformance.time_limit import time_limit
 from pagedkv.conformance.validation import Divergence, Follower, validate
-from pagedkv.reference.events import Closed, DiskOpened, IssuedTransfer, PrefixCacheReset
+from pagedkv.reference.events import Closed, DiskOpened, Event, IssuedTransfer, PrefixCacheReset
 from pagedkv.reference.identity import PageKey
 from pagedkv.reference.metrics import KVCacheMetrics
 from pagedkv.traces.events.setup import EventTraceHeader
@@ -113,10 +112,16 @@ async def _lives(run: Run, simulator: Simulator, specification: SpecificationFac
 def check(run: Run, specification: SpecificationFactory) -> Failure | None:
     """What is wrong with the latest life, which has ended."""
     last, record = len(run.lives) - 1, run.lives[-1]
-    found = validate(run.world.setup, record.events, specification)
-    if isinstance(found, Divergence):
-        return from_divergence(found, last)
-    if (wrong := wrong_counters(run, specification)) is not None:
+    follower = Follower(run.world.setup, specification)
+    num_counted, counted = record.counted or (0, None)
+    wrong: str | None = None
+    divergence = _first_divergence(follower, record.events[:num_counted])
+    if divergence is None and counted is not None:
+        wrong = wrong_counters(follower, counted)
+    divergence = divergence or _first_divergence(follower, record.events[num_counted:])
+    if (divergence := divergence or follower.unfinished()) is not None:
+        return from_divergence(divergence, last)
+    if wrong is not None:
         return from_error(WrongRunError("counters that differ", wrong), last)
     races = check_order(read_order_log(record.stream_log)) if record.stream_log else []
     if races:
@@ -128,22 +133,19 @@ def check(run: Run, specification: SpecificationFactory) -> Failure | None:
     return None
 
 
-def wrong_counters(run: Run, specification: SpecificationFactory) -> str | None:
-    """What the manager has counted otherwise than the specification in the same run."""
-    record = run.lives[-1]
-    if record.counted is None:
-        return None
-    num_events, seen = record.counted
-    follower = Follower(run.world.setup, specification)
-    for event in islice(record.events, num_events):
-        follower.follow(event)
+def _first_divergence(follower: Follower, events: list[Event]) -> Divergence | None:
+    return next(filter(None, map(follower.follow, events)), None)
+
+
+def wrong_counters(follower: Follower, seen: KVCacheMetrics) -> str | None:
+    """What the manager has counted otherwise than the specification until the same event."""
     expected = _comparable(follower.player.manager.get_metrics_aggregated())
     differing = [
         f"{name} is {value}, but should be {expected[name]}"
         for name, value in _comparable(seen).items()
         if value != expected[name]
     ]
-    return f"after event {num_events - 1}: {'; '.join(differing)}" if differing else None
+    return f"after event {follower.seq - 1}: {'; '.join(differing)}" if differing else None
 
 
 def _comparable(metrics: KVCacheMetrics) -> dict[str, int]:
