@@ -84,8 +84,7 @@ def clear(path: Path) -> int:
         DirectoryUnusableError: There is no such directory.
         OSError: A file cannot be removed.
     """
-    if not path.is_dir():
-        raise DirectoryUnusableError(path, "there is no such directory", REMEDY)
+    _check_directory(path)
     freed = 0
     with closing(DirectoryLock(path)):
         for file in [*index_files(path), *path.glob(f"{INDEX_FILE}.*"), path / SLAB_FILE]:
@@ -95,9 +94,13 @@ def clear(path: Path) -> int:
     return freed
 
 
-def _check_index(path: Path) -> None:
+def _check_directory(path: Path) -> None:
     if not path.is_dir():
         raise DirectoryUnusableError(path, "there is no such directory", REMEDY)
+
+
+def _check_index(path: Path) -> None:
+    _check_directory(path)
     if not (path / INDEX_FILE).exists():
         reason = f"it has no {INDEX_FILE}: no disk tier was ever here"
         raise DirectoryUnusableError(path, reason, REMEDY)
