@@ -467,10 +467,8 @@ class PagedKVCacheManager(Queries):
         assignments: list[KVCacheAssignments] = []
         for replica, (rows, shape) in enumerate(zip(checked, shapes, strict=True)):
             try:
-                for (_, request), window in zip(
-                    rows, zip(shape.lengths, shape.used, strict=True), strict=True
-                ):
-                    request.window = window
+                for (_, request), cached, used in zip(rows, shape.lengths, shape.used, strict=True):
+                    request.window = cached, used
                     if request.arriving:
                         self._moves.before_forward(request.arriving)
                         request.arriving.clear()
