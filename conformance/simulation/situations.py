@@ -99,6 +99,7 @@ NOTHING = "nothing"
 STRUCK: dict[str, tuple[str, ...]] = {
     "io_error": ("disk→device", "disk→host", "host→disk"),
     "corrupt": ("disk→device", "disk→host"),
+    "missing": ("disk→device", "disk→host"),
     "no_space": ("host→disk",),
     "unavailable": ("device→host", "host→device", "disk→device", "peer→device"),
     "cancelled": (*LOADS, NOTHING),
@@ -113,7 +114,15 @@ STRUCK: dict[str, tuple[str, ...]] = {
 EVENTS = tuple(kind.__name__ for kind in get_args(Event) if kind is not StoreAnswered)
 """Everything that a manager without a block store reports."""
 
-OUTCOMES = ("landed", "io_error", "corrupt", "no_space", "unavailable", "landed after a reset")
+OUTCOMES = (
+    "landed",
+    "io_error",
+    "corrupt",
+    "missing",
+    "no_space",
+    "unavailable",
+    "landed after a reset",
+)
 """How transfers end."""
 
 

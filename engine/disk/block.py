@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, TypeAlias
 
-from pagedkv.engine.disk.errors import BlockDamagedError
+from pagedkv.engine.disk.errors import BlockDamagedError, BlockMissingError
 from pagedkv.reference.identity import PageKey
 
 
@@ -17,5 +17,5 @@ class Block(NamedTuple):
     """Its bytes: what is written, or the memory that is read into."""
 
 
-Failures: TypeAlias = dict[PageKey, BlockDamagedError | OSError]
+Failures: TypeAlias = dict[PageKey, BlockDamagedError | BlockMissingError | OSError]
 """By key, in the order of the call: the blocks that did not get through, and why."""

@@ -19,7 +19,7 @@ from typing import Self, TypeAlias
 
 from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.disk.checksum import block_checksum, namespace_tag
-from pagedkv.engine.disk.errors import BlockDamagedError
+from pagedkv.engine.disk.errors import BlockDamagedError, BlockMissingError
 from pagedkv.engine.disk.files import REAL_FILES, Files
 from pagedkv.engine.disk.index import BlockRow, Namespace
 from pagedkv.engine.disk.index_writer import IndexWriter
@@ -172,8 +172,8 @@ class BlockDirectory:
 
         Returns:
             The blocks that are not in memory now, each with an ``OSError`` if it could not be read,
-            or a ``BlockDamagedError`` if its slot does not hold the bytes that were written under
-            its key: then the slot is forgotten.
+            a ``BlockMissingError`` if its slot holds nothing, or a ``BlockDamagedError`` if that
+            does not hold the bytes that were written under its key: then the slot is forgotten.
 
         Raises:
             ValueError: A slot does not exist, or a length is wrong.
@@ -185,10 +185,12 @@ class BlockDirectory:
             failures: Failures = {}
             for slot, key, _ in blocks:
                 outcome = outcomes.get(slot)
-                if isinstance(outcome, OSError):
+                if outcome is None:
+                    failures[key] = BlockMissingError(key)
+                elif isinstance(outcome, OSError):
                     failures[key] = outcome
-                elif outcome is None or outcome != expected[slot]:
-                    if outcome is not None and self._checksums[slot] is expected[slot]:
+                elif outcome != expected[slot]:
+                    if self._checksums[slot] is expected[slot]:
                         self.forget(slot)
                     failures[key] = BlockDamagedError(key)
             return failures

@@ -13,7 +13,16 @@ class BlockDamagedError(PagedKVError):
     def __init__(self, key: PageKey) -> None:
         self.key = key
         """The block that was asked for."""
-        super().__init__(f"block {key.hex()} is damaged or gone; compute its tokens again")
+        super().__init__(f"block {key.hex()} is damaged; compute its tokens again")
+
+
+class BlockMissingError(PagedKVError):
+    """A slot holds nothing: its block was found damaged by another call, or was reset."""
+
+    def __init__(self, key: PageKey) -> None:
+        self.key = key
+        """The block that was asked for."""
+        super().__init__(f"block {key.hex()} is there no more; compute its tokens again")
 
 
 class DirectoryInUseError(PagedKVError, RuntimeError):

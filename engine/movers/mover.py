@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from pagedkv.engine.disk.block import Block, Failures
-from pagedkv.engine.disk.errors import BlockDamagedError
+from pagedkv.engine.disk.errors import BlockDamagedError, BlockMissingError
 from pagedkv.engine.movers.copier import Arrivals, Marks, PageCopier
 from pagedkv.engine.movers.host_rows import HostRows
 from pagedkv.engine.observability.timed_blocks import TimedBlocks
@@ -199,7 +199,9 @@ def _check(transfer: Transfer, failures: Failures) -> None:
         raise MoveFailedError(_reason(failures[failed[0]]), failed)
 
 
-def _reason(error: BlockDamagedError | OSError) -> FailReason:
+def _reason(error: BlockDamagedError | BlockMissingError | OSError) -> FailReason:
     if isinstance(error, BlockDamagedError):
         return "corrupt"
+    if isinstance(error, BlockMissingError):
+        return "missing"
     return "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "io_error"

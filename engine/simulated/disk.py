@@ -16,7 +16,7 @@ from random import Random
 
 from pagedkv.engine.disk.block import Block, Failures
 from pagedkv.engine.disk.checksum import block_checksum
-from pagedkv.engine.disk.errors import BlockDamagedError
+from pagedkv.engine.disk.errors import BlockDamagedError, BlockMissingError
 from pagedkv.reference.identity import PageKey
 
 RUBBISH = 0x5A
@@ -155,7 +155,7 @@ class SimulatedDisk:
             raise DiskMisusedError(f"slot {slot} is read while it is being written")
         row = self._rows.get(slot)
         if row is None:
-            raise BlockDamagedError(key)
+            raise BlockMissingError(key)
         rubbish = bytes([RUBBISH]) * len(into)
         with self._reads(slot):
             into[:] = rubbish
@@ -279,7 +279,7 @@ async def _all_of(blocks: Sequence[Block], move: Callable[[Block], Awaitable[Non
     results = await asyncio.gather(*map(move, blocks), return_exceptions=True)
     failures: Failures = {}
     for block, result in zip(blocks, results, strict=True):
-        if isinstance(result, BlockDamagedError | OSError):
+        if isinstance(result, BlockDamagedError | BlockMissingError | OSError):
             failures[block.key] = result
         elif result is not None:
             raise result

@@ -17,7 +17,7 @@ import pytest
 from pagedkv.engine.disk import directory as directories
 from pagedkv.engine.disk.block import Block
 from pagedkv.engine.disk.directory import BlockDirectory
-from pagedkv.engine.disk.errors import BlockDamagedError
+from pagedkv.engine.disk.errors import BlockDamagedError, BlockMissingError
 from pagedkv.engine.disk.faulty_files import FaultyFiles, FileCall
 from pagedkv.engine.disk.files import RealFiles
 
@@ -41,7 +41,7 @@ async def test_a_slot_is_overwritten(disk: Disk) -> None:
 
 async def test_a_slot_that_holds_nothing_is_not_read(disk: Disk) -> None:
     directory = disk.open()
-    with pytest.raises(BlockDamagedError, match="61 is damaged or gone"):
+    with pytest.raises(BlockMissingError, match="61 is there no more"):
         await disk.holds(directory, "a", 0)
 
 
@@ -56,7 +56,7 @@ async def test_a_forgotten_block_is_gone_for_good(disk: Disk) -> None:
     directory = disk.open()
     await disk.write(directory, a=0, b=1)
     directory.forget(0)
-    with pytest.raises(BlockDamagedError):
+    with pytest.raises(BlockMissingError):
         await disk.holds(directory, "a", 0)
     await directory.aclose()
     assert await disk.survivors() == [(1, "b")]
@@ -140,7 +140,7 @@ async def test_blocks_that_cannot_be_read_or_are_damaged_take_no_other_along(dis
     assert list(failures) == [b"c", b"a", b"missing"]
     assert isinstance(failures[b"c"], OSError)
     assert isinstance(failures[b"a"], BlockDamagedError)
-    assert isinstance(failures[b"missing"], BlockDamagedError)
+    assert isinstance(failures[b"missing"], BlockMissingError)
     assert (into[0], into[2]) == (disk.content("d"), disk.content("b"))
 
 
@@ -181,7 +181,7 @@ async def test_a_block_forgotten_while_it_is_written_does_not_come_back(
         directory.forget(0)
     files.go_on.set()
     await write
-    with pytest.raises(BlockDamagedError):
+    with pytest.raises(BlockMissingError):
         await disk.holds(directory, "a", 0)
     await directory.aclose()
     assert await disk.survivors() == []
