@@ -178,6 +178,7 @@ class PagedKVCacheManager(Queries):
         )
         self._checks = enable_runtime_checks
         self._captures = 0
+        self._to_launch: list[tuple[int, Sequence[int], Sequence[int]]] | None = None
         self._budget_ends_s: float | None = None
         self._closed = False
         self._closing: asyncio.Future[None] | None = None
@@ -552,19 +553,19 @@ class PagedKVCacheManager(Queries):
     def forward_launched(self, batches: Sequence[Sequence[Context]]) -> None:
         """The forward of these batches was launched, with the inputs built for them last.
 
-        Needed after a :meth:`step` with ``launched=False``, whose transfers begin here. Otherwise
-        it only tells a log of the streams which pages the forward reads and writes.
+        Needed after a :meth:`step` with ``launched=False``: what was issued since begins here.
+        Otherwise it only tells a log of the streams which pages the forward reads and writes.
 
         Raises:
             BatchesError: Not one batch per replica, or a request twice.
         """
         self._check_open()
-        for replica, rows in enumerate(check_batches(self._state, batches, "forward_launched")):
-            size = self.params.page_size
-            for _, request in rows:
-                cached, end = request.window
-                reads = request.pages[: ceil_div(cached, size)]
-                self._mover.copier.launched(replica, reads, request.pages[cached // size : end])
+        check_one_per_replica(self._state, batches, "forward_launched")
+        forward, self._to_launch = self._to_launch, None
+        if forward is None:
+            forward = self._pages_of_forward(batches, "forward_launched")
+        for replica, reads, writes in forward:
+            self._mover.copier.launched(replica, reads, writes)
         self._moves.begin_held_back()
         self._acted()
 
@@ -573,16 +574,20 @@ class PagedKVCacheManager(Queries):
 
         To be called once the forwards are launched: what they write is copied behind them. A
         scheduler that steps before it launches says ``launched=False``, and tells
-        :meth:`forward_launched` when it has: no copy begins before that.
+        :meth:`forward_launched` when it has: no copy of anybody's begins before that, and who
+        waits for one waits.
 
         Raises:
             BatchesError: Not one batch per replica, or a request twice.
             BlocksNotAllocatedError: A request has computed more than its pages hold.
         """
         self._check_open()
+        # Of what is yet to be launched, the step may swap pages, and others may be released.
+        forward = [] if launched else self._pages_of_forward(batches, "step")
         commit.step(self._state, batches)
         if not launched:
-            self._moves.hold_back(self._state.take_issued())
+            self._to_launch = [*(self._to_launch or ()), *forward]
+            self._moves.hold_back()
         self._acted()
 
     # --- transfers --------------------------------------------------------------------------
@@ -761,6 +766,19 @@ class PagedKVCacheManager(Queries):
             await self._beside(self._tiers.aclose([] if disk is None else disk.oldest_first()))
             if self._debug_loop is not None:
                 self._debug_loop.close()
+
+    def _pages_of_forward(
+        self, batches: Sequence[Sequence[Context]], call: str
+    ) -> list[tuple[int, Sequence[int], Sequence[int]]]:
+        """For a log: by request its replica, and the pages that its forward reads and writes."""
+        size = self.params.page_size
+        pages: list[tuple[int, Sequence[int], Sequence[int]]] = []
+        for replica, rows in enumerate(check_batches(self._state, batches, call)):
+            for _, request in rows:
+                cached, end = request.window
+                reads = request.pages[: ceil_div(cached, size)]
+                pages.append((replica, reads, request.pages[cached // size : end]))
+        return pages
 
     def _warn_of_settings(self) -> None:
         """Say what is allowed, and hardly ever meant."""

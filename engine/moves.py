@@ -72,7 +72,8 @@ class Moves:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._arrivals: dict[str, Arrivals] = {}
         self._enqueued: dict[str, asyncio.Event] = {}
-        self._held_back: list[Transfer] = []
+        self._held_back: dict[str, Transfer] | None = None
+        self._no_longer_held_back = asyncio.Event()
         self._failing: set[asyncio.Task[None]] = set()
 
     def check_loop(self) -> None:
@@ -86,6 +87,9 @@ class Moves:
 
     def begin(self, transfers: Sequence[Transfer]) -> None:
         """Note where the devices are, before another forward is launched, and move the bytes."""
+        if self._held_back is not None:
+            self._held_back.update((transfer.id, transfer) for transfer in transfers)
+            return
         for transfer in transfers:
             if transfer.id not in self._state.in_flight:
                 continue  # its device was found to have failed, by one before it
@@ -115,14 +119,17 @@ class Moves:
             self._settle(transfer, failure)
             self._debug_queue.popleft()
 
-    def hold_back(self, transfers: Sequence[Transfer]) -> None:
-        """Begin ``transfers`` when the forward that writes their pages has been launched."""
-        self._held_back += transfers
+    def hold_back(self) -> None:
+        """Begin nothing until the forward that writes the pages of some transfers is launched."""
+        if self._held_back is None:
+            self._held_back = {}
 
     def begin_held_back(self) -> None:
-        """The forward was launched."""
-        held_back, self._held_back = self._held_back, []
-        self.begin(held_back)
+        """The forward was launched, or never will be."""
+        held_back, self._held_back = self._held_back, None
+        if held_back is not None:
+            self.begin(list(held_back.values()))
+            self._wake_who_waits_for_a_launch()
 
     async def submit(self, transfer_id: str) -> None:
         """Move the bytes of a load now, which is to land later.
@@ -182,6 +189,7 @@ class Moves:
     async def settled(self, transfer_ids: Iterable[str]) -> None:
         """Wait for transfers; where nothing lands by itself, land them."""
         for transfer_id in transfer_ids:
+            await self._begun(transfer_id)
             if task := self._tasks.get(transfer_id):
                 await asyncio.wait([task])
             elif transfer_id in self._state.in_flight and not self._auto_land:
@@ -190,6 +198,7 @@ class Moves:
     async def submitted(self, transfer_ids: Iterable[str]) -> None:
         """Wait until transfers have settled, or who has hit them may go on (XFER-8)."""
         for transfer_id in transfer_ids:
+            await self._begun(transfer_id)
             transfer = self._state.in_flight.get(transfer_id)
             if transfer is None or transfer.submitted:
                 continue
@@ -219,10 +228,21 @@ class Moves:
 
     async def cancel(self) -> None:
         """Give up what is on its way, whatever becomes of it."""
+        self._held_back = None
+        self._wake_who_waits_for_a_launch()
         tasks = [*self._tasks.values(), *self._failing]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begun(self, transfer_id: str) -> None:
+        """Wait for the launch that a transfer waits for, unless it fails before."""
+        while transfer_id in (self._held_back or ()) and transfer_id in self._state.in_flight:
+            await self._no_longer_held_back.wait()
+
+    def _wake_who_waits_for_a_launch(self) -> None:
+        waited_for, self._no_longer_held_back = self._no_longer_held_back, asyncio.Event()
+        waited_for.set()
 
     def _running_on(self, replica_idx: int) -> list[asyncio.Task[None]]:
         """Moves that copy to or from the replica's devices."""
@@ -243,6 +263,7 @@ class Moves:
 
     def _poison_now(self, replica_idx: int, reason: str) -> None:
         settling.poison(self._state, replica_idx, reason)
+        self._wake_who_waits_for_a_launch()
         self._log.replica_poisoned(replica_idx, reason)
         if self.watch is not None:
             self.watch.replica_poisoned()
