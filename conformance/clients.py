@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import numpy as np
 
-from pagedkv.conformance.forward_inputs import inputs_per_device
-from pagedkv.conformance.slots import BufferSlots, slots_of, token_values
-from pagedkv.conformance.violation import demand, expect
+from pagedkv.conformance.batching import Batching
+from pagedkv.conformance.forwards import Forwards, Launch, Row
+from pagedkv.conformance.violation import expect
 from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import (
     InsufficientBlocksError,
@@ -27,12 +26,6 @@ from pagedkv.reference.errors import (
 from pagedkv.reference.interfaces import AsyncKVCacheManager
 from pagedkv.reference.tokens import TokenBuffer
 from pagedkv.traces.manager_setup import ManagerSetup
-
-NAMESPACE = "one model"
-"""One for all, resets included: whether old content comes back is seen in the events."""
-
-Launch = Callable[[int, Callable[[], None]], object]
-"""Runs a forward on the devices of a replica, now or later."""
 
 
 @dataclass
@@ -75,8 +68,16 @@ class Clients:
     """An ``alloc`` that waits for pages; otherwise clients try again and again."""
     patient_share: float = 0.5
     """Share of the allocations that are made with it."""
+    again_share: float = 0.0
+    """Share of the allocations that are made twice, and the second time find everything there."""
     launch: Launch | None = None
     """How forwards are launched; by default they run at once."""
+    batches: bool = False
+    """Whether a forward is made for all requests that are ready, or one for each."""
+    steps_first_share: float = 0.0
+    """Share of those for all that are launched after their step."""
+    pads: bool = False
+    """Whether in those for all a replica without requests gets a dummy."""
     finished: int = 0
     """Requests that went their whole way."""
     cancelled: int = 0
@@ -95,8 +96,13 @@ class Clients:
 
         What a request is and does follows from its number, and its client's, whatever others are.
         """
-        buffers = [self.manager.get_device_buffer(n) for n in range(self.setup.replicas)]
-        self._slots = BufferSlots(buffers)
+        self._forwards = Forwards(self.manager, self.setup, self.launch)
+        self._batching = Batching(
+            self._forwards,
+            Random(f"{self.seed} batches"),
+            steps_first=self.steps_first_share,
+            pads=self.pads,
+        )
         clients = [
             asyncio.create_task(self._client(f"client {n}", numbers))
             for n, numbers in enumerate(requests)
@@ -107,6 +113,7 @@ class Clients:
             # In their order, which a task group does not keep: a run can be had again.
             for client in clients:
                 client.cancel()
+            self._batching.close()
 
     async def _client(self, name: str, numbers: Sequence[int]) -> None:
         with suppress(ManagerClosedError):
@@ -170,81 +177,45 @@ class Clients:
             if rng.random() < self.chunk_share and ctx.tokens.active_length > 1:
                 ctx.chunk(rng.randrange(1, ctx.tokens.active_length))
             for _ in range(rng.randrange(1, 4)):
-                drafts = self._drafts(rng, ctx)
+                row = self._row(rng, ctx, replica)
                 await self._alloc(rng, ctx, replica)
-                self._forward(ctx, replica, drafts)
-                for token in drafts[: rng.randrange(len(drafts) + 1)]:
-                    ctx.update(token)
-                ctx.update(rng.randrange(3))
-                ctx.spec_decoding_state.draft_tokens_to_verify = []
+                if rng.random() < self.again_share:
+                    await self._alloc(rng, ctx, replica)
+                if self.batches:
+                    await self._batching.take_part(row)
+                    continue
+                self._forwards.prepare([row]).launch()
+                row.advance()
                 if rng.random() < 0.5:
                     await asyncio.sleep(0)
-                manager.step(self._batches(ctx, replica))
+                self._forwards.step([row])
         finally:
             manager.release(ctx.request_id, replica)
 
-    def _drafts(self, rng: Random, ctx: TextContext) -> list[int]:
-        """Tokens that the next forward verifies, under speculative decoding."""
+    def _row(self, rng: Random, ctx: TextContext, replica: int) -> Row:
+        """The next forward of a request, with drafts to verify under speculative decoding."""
         drafts: list[int] = []
         if self.setup.num_draft_tokens and not ctx.tokens.actively_chunked:
             drafts = [rng.randrange(3) for _ in range(self.setup.num_draft_tokens)]
         ctx.spec_decoding_state.draft_tokens_to_verify = drafts
-        return drafts
+        accepted = drafts[: rng.randrange(len(drafts) + 1)]
+        return Row(ctx, replica, drafts, [*accepted, rng.randrange(3)])
 
     async def _alloc(self, rng: Random, ctx: TextContext, replica: int) -> None:
         alloc: Callable[[TextContext, int], Awaitable[None]] = self.manager.alloc
         if self.patient_alloc is not None and rng.random() < self.patient_share:
             alloc = self.patient_alloc
+        cached_prefix = ctx.cached_prefix_length
         for patience in range(50):
             try:
-                return await alloc(ctx, replica)
+                await alloc(ctx, replica)
+                break
             except InsufficientBlocksError as error:
                 if patience == 49 or not error.can_ever_fit:
                     raise
                 await asyncio.sleep(rng.random() / 200)
-
-    def _forward(self, ctx: TextContext, replica: int, drafts: Sequence[int]) -> None:
-        """Ask for the inputs, and launch a forward that reads what is cached, writes the rest."""
-        size, processed = self.setup.page_size, ctx.tokens.processed_length
-        name, batches = ctx.request_id, self._batches(ctx, replica)
-        inputs = self.manager.runtime_inputs(batches)
-        pages = self.manager.get_req_blocks(name, replica)
-        values = token_values(
-            with_drafts(ctx, drafts), NAMESPACE, ctx.current_position + len(drafts)
-        )
-        cached = slots_of(pages, size, values[:processed])
-        active = slots_of(pages, size, values, processed)
-        slots = self._slots
-
-        def forward() -> None:
-            self._check_tables(inputs, replica, pages)
-            for ((page, offset), _), held in zip(cached, slots.hold(replica, cached), strict=True):
-                demand(
-                    "TIER-3",
-                    held,
-                    f"request {name!r} would read wrong bytes: slot {offset} of page {page} is "
-                    "called cached, but does not hold its KV",
-                )
-            slots.write(replica, active)
-
-        if self.launch is None:
-            forward()
-        else:
-            self.launch(replica, forward)
-        if callable(launched := getattr(self.manager, "forward_launched", None)):
-            launched(batches)
-
-    # Any: inputs of whatever class the manager has.
-    def _check_tables(self, inputs: Any, replica: int, pages: list[int]) -> None:
-        for number, device in enumerate(inputs_per_device(inputs)):
-            if number // self.setup.shards % self.setup.replicas == replica:
-                (row,) = device.lookup_table.tolist()
-                expect("INPUT-4", row, pages[: len(row)], "the table that a forward finds")
-
-    def _batches(self, ctx: TextContext, replica: int) -> list[list[TextContext]]:
-        batches: list[list[TextContext]] = [[] for _ in range(self.setup.replicas)]
-        batches[replica] = [ctx]
-        return batches
+        if cached_prefix is not None:
+            expect("ALLOC-9", ctx.cached_prefix_length, cached_prefix, "cached prefix, noted again")
 
     def _context(self, rng: Random, name: str) -> TextContext:
         """A prompt that departs from all zeros somewhere: some share much, and some little."""
@@ -263,13 +234,3 @@ def is_cancelled() -> bool:
     """Whether the task that runs this is to end, and not only something that it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def with_drafts(ctx: TextContext, drafts: Sequence[int]) -> TextContext:
-    """The request as it is if these draft tokens are accepted."""
-    if not drafts:
-        return ctx
-    tokens = np.append(ctx.tokens.all, np.array(drafts, dtype=np.int64))
-    return TextContext(
-        max_length=len(tokens), tokens=TokenBuffer(tokens), cache_salt=ctx.cache_salt
-    )

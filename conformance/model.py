@@ -10,6 +10,7 @@ one that always misses does not.
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pagedkv.conformance.forward_inputs import WantedRow
 from pagedkv.conformance.violation import Violation, demand, expect
 from pagedkv.reference.context import Context
 from pagedkv.reference.identity import page_digests
@@ -144,6 +145,13 @@ class Model:
             algorithm=self.setup.hash_algorithm,
             seed=self.setup.hash_seed,
         )
+
+    def row(self, ctx: Context) -> WantedRow:
+        """What a forward has to be told of the request."""
+        request = self.requests[ctx.request_id]
+        if request.dummy:
+            return WantedRow.of_dummy(ctx)
+        return WantedRow.of(ctx, request.pages, self.required_pages(ctx), self.setup.page_size)
 
     def required_pages(self, ctx: Context) -> int:
         """Pages that the request needs for its next forward (LEN-1)."""

@@ -219,7 +219,9 @@ class Server(Observer):
             batches = self.batches(contexts)
             self.log.call(f"manager.runtime_inputs({batches_text(batches)})")
             inputs = self.manager.runtime_inputs(batches)
-            check_inputs(self.model, batches, inputs)
+            for replica, batch in enumerate(batches):
+                rows = [self.model.row(ctx) for ctx in batch]
+                check_inputs(inputs, self.setup, replica, rows)
         for ctx in contexts:
             self.write(ctx)
         if self.twin:

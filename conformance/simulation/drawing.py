@@ -99,4 +99,11 @@ def _life(rng: Random, setup: RunSetup) -> Life:
         end_after_s=round(rng.random() / 20, 6) if end.endswith("under load") else 0.0,
         decay=rng.random() < 0.3,
         defers=rng.random() < 0.5,
+        again_share=rng.choice((0.0, 0.2)),
+        batches=rng.random() < 0.6,
+        steps_first_share=rng.choice((0.0, 0.5, 1.0)),
+        pads=rng.random() < 0.5,
+        polls=rng.random() < 0.5,
+        flush_after_s=rng.choice((None, 0.005)) if setup.disk_pages else None,
+        reset_counters_after_s=rng.choice((None, None, None, 0.02)),
     )

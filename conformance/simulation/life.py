@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from random import Random
 from typing import Any, cast
 
@@ -12,8 +13,9 @@ from pagedkv.conformance.bench import Recording
 from pagedkv.conformance.clients import Clients
 from pagedkv.conformance.simulation.failure import WrongRunError
 from pagedkv.conformance.simulation.machine import Machine, SimulatedManager
+from pagedkv.conformance.simulation.reported_calls import ReportedCalls
 from pagedkv.conformance.simulation.world import Life, World
-from pagedkv.reference.context import TextContext
+from pagedkv.conformance.violation import expect
 from pagedkv.reference.events import Claimed, Released, TransferFailed, TransferLanded
 from pagedkv.reference.metrics import KVCacheMetrics
 
@@ -31,6 +33,8 @@ class LifeRecord:
     """What was enqueued on streams, in which order."""
     seen: Counter[str] = field(default_factory=Counter)
     """What became of requests, and what the manager has counted at its end."""
+    flushed: int = 0
+    """After how many events the latest flush that has ended was begun."""
     counted: tuple[int, KVCacheMetrics] | None = None
     """After how many events the manager's counters were looked at, and what they said."""
 
@@ -44,9 +48,11 @@ async def live(world: World, life: Life, machine: Machine, record: LifeRecord) -
     """
     simulated = machine.open(life, record.events)
     record.stream_log = simulated.stream_log
-    clients = _clients(world, life, simulated)
+    manager = ReportedCalls(simulated.manager, record.events)
+    clients = _clients(world, life, simulated, manager)
     asides = [
-        asyncio.create_task(aside) for aside in _asides(world, life, machine, simulated, record)
+        asyncio.create_task(aside)
+        for aside in _asides(world, life, machine, simulated, manager, record)
     ]
     landing = asyncio.create_task(simulated.copies_land())
     living = asyncio.create_task(_lived(world, life, simulated, clients, record))
@@ -85,11 +91,12 @@ async def _clear_away(simulated: SimulatedManager, tasks: Sequence[asyncio.Task[
             await simulated.crash()
 
 
-def _clients(world: World, life: Life, simulated: SimulatedManager) -> Clients:
+# Any: what a manager can beside its protocol is looked for.
+def _clients(world: World, life: Life, simulated: SimulatedManager, manager: Any) -> Clients:
     setup = world.manager_setup(tracer=Recording())
-    prefetch = getattr(simulated.manager, "prefetch", None)
+    can_step_first = hasattr(manager, "forward_launched")
     return Clients(
-        simulated.manager,
+        manager,
         setup,
         seed=life.seed,
         max_pages=life.max_pages,
@@ -98,13 +105,17 @@ def _clients(world: World, life: Life, simulated: SimulatedManager) -> Clients:
         cancel_after_s=(0, 0.0003, 0.001, 0.003, 0.01),
         withdraw_share=life.withdraw_share,
         reset_share=life.reset_share,
-        prefetch=cast("Callable[[TextContext], object] | None", prefetch),
+        prefetch=getattr(manager, "prefetch", None),
         prefetch_share=life.prefetch_share,
         chunk_share=life.chunk_share,
         preempt_share=life.preempt_share,
         patient_alloc=simulated.alloc_patiently,
         patient_share=life.patient_share,
+        again_share=life.again_share,
         launch=simulated.launch,
+        batches=life.batches,
+        steps_first_share=life.steps_first_share if can_step_first else 0.0,
+        pads=life.pads,
     )
 
 
@@ -140,6 +151,7 @@ def _asides(
     life: Life,
     machine: Machine,
     simulated: SimulatedManager,
+    manager: Any,  # as above
     record: LifeRecord,
 ) -> list[Coroutine[Any, Any, None]]:
     """What happens meanwhile, whatever the clients do."""
@@ -147,9 +159,15 @@ def _asides(
     if life.device_failure is not None:
         device = life.device_failure.device % (world.setup.replicas * world.setup.shards)
         asides.append(_later(life.device_failure.after_s, lambda: simulated.fail_device(device)))
-    renew = getattr(simulated.manager, "renew_write_budget", None)
+    renew = getattr(manager, "renew_write_budget", None)
     if life.renew_after_s is not None and callable(renew):
         asides.append(_again_and_again(life.renew_after_s, renew))
+    flush = getattr(manager, "flush", None)
+    if life.flush_after_s is not None and callable(flush):
+        asides.append(_flushed(life.flush_after_s, flush, record))
+    if life.reset_counters_after_s is not None:
+        reset = partial(_reset_counters, manager)
+        asides.append(_again_and_again(life.reset_counters_after_s, reset))
     if world.disk.misplaced_after_s is not None and world.setup.disk_pages:
         rng = Random(f"{life.seed} misplaced blocks")
 
@@ -169,6 +187,24 @@ async def _later(after_s: float, do: Callable[[], object]) -> None:
 async def _again_and_again(after_s: float, do: Callable[[], object]) -> None:
     while True:
         await _later(after_s, do)
+
+
+def _reset_counters(manager: Any) -> None:
+    manager.reset_metrics()
+    left = {name: n for name, n in asdict(manager.get_metrics_aggregated()).items() if n}
+    left.pop("inflight_disk_ops", None)
+    expect("METRIC-5", left, {}, "counters after they were reset")
+
+
+async def _flushed(
+    after_s: float, flush: Callable[[], Awaitable[None]], record: LifeRecord
+) -> None:
+    while True:
+        await asyncio.sleep(after_s)
+        begun = len(record.events)
+        await flush()
+        record.flushed = begun
+        record.seen["flushed"] += 1
 
 
 def _who_waits(record: LifeRecord) -> str:

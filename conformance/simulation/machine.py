@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from random import Random
 from typing import Any, Protocol, TypeVar
 
-from pagedkv.conformance.clients import Launch
+from pagedkv.conformance.forwards import Launch
 from pagedkv.conformance.simulation.world import Life, World
 from pagedkv.reference.events import Tracer
 from pagedkv.reference.interfaces import AsyncKVCacheManager

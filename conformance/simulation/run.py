@@ -8,12 +8,12 @@ restart finds on disk must have been written before.
 import asyncio
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from random import Random
 
-from pagedkv.conformance.bench import Recording
-from pagedkv.conformance.recorded.restart import wrong_survivors
 from pagedkv.conformance.recorded.specification import SpecificationFactory
+from pagedkv.conformance.simulation.causes import uncaused_failure
+from pagedkv.conformance.simulation.counters import wrong_counters
 from pagedkv.conformance.simulation.failure import (
     Failure,
     WrongRunError,
@@ -23,14 +23,12 @@ from pagedkv.conformance.simulation.failure import (
 )
 from pagedkv.conformance.simulation.life import LifeRecord, live
 from pagedkv.conformance.simulation.machine import Simulator
+from pagedkv.conformance.simulation.restarts import wrong_after_restart
 from pagedkv.conformance.simulation.world import World
 from pagedkv.conformance.stream_order import check_order, read_order_log
 from pagedkv.conformance.time_limit import time_limit
 from pagedkv.conformance.validation import Divergence, Follower, validate
-from pagedkv.reference.events import Closed, DiskOpened, Event, IssuedTransfer, PrefixCacheReset
-from pagedkv.reference.identity import PageKey
-from pagedkv.reference.metrics import KVCacheMetrics
-from pagedkv.traces.events.setup import EventTraceHeader
+from pagedkv.reference.events import Event
 
 LONGEST_S = 15.0
 """Seconds of real time after which a run hangs: a loop that never lets time pass."""
@@ -114,22 +112,23 @@ def check(run: Run, specification: SpecificationFactory) -> Failure | None:
     last, record = len(run.lives) - 1, run.lives[-1]
     follower = Follower(run.world.setup, specification)
     num_counted, counted = record.counted or (0, None)
-    wrong: str | None = None
+    miscounted: str | None = None
     divergence = _first_divergence(follower, record.events[:num_counted])
     if divergence is None and counted is not None:
-        wrong = wrong_counters(follower, counted)
+        miscounted = wrong_counters(follower, counted)
     divergence = divergence or _first_divergence(follower, record.events[num_counted:])
     if (divergence := divergence or follower.unfinished()) is not None:
         return from_divergence(divergence, last)
-    if wrong is not None:
-        return from_error(WrongRunError("counters that differ", wrong), last)
-    races = check_order(read_order_log(record.stream_log)) if record.stream_log else []
-    if races:
+    if record.stream_log and (races := check_order(read_order_log(record.stream_log))):
         return from_races(races, last)
-    try:
-        check_survivors(run, specification)
-    except WrongRunError as error:
-        return from_error(error, last)
+    found = {
+        "counters that differ": miscounted,
+        "a failure without a cause": uncaused_failure(run.world, last, record.events),
+        "wrong blocks on disk after a restart": _wrong_after_restart(run, specification),
+    }
+    for kind, wrong in found.items():
+        if wrong is not None:
+            return from_error(WrongRunError(kind, wrong), last)
     return None
 
 
@@ -137,68 +136,10 @@ def _first_divergence(follower: Follower, events: list[Event]) -> Divergence | N
     return next(filter(None, map(follower.follow, events)), None)
 
 
-def wrong_counters(follower: Follower, seen: KVCacheMetrics) -> str | None:
-    """What the manager has counted otherwise than the specification until the same event."""
-    expected = _comparable(follower.player.manager.get_metrics_aggregated())
-    differing = [
-        f"{name} is {value}, but should be {expected[name]}"
-        for name, value in _comparable(seen).items()
-        if value != expected[name]
-    ]
-    return f"after event {follower.seq - 1}: {'; '.join(differing)}" if differing else None
-
-
-def _comparable(metrics: KVCacheMetrics) -> dict[str, int]:
-    """The counters; misses all together, because not every reason need be remembered (METRIC-6)."""
-    counters = asdict(metrics)
-    reasons = [name for name in counters if name.startswith("missed_blocks_")]
-    misses = sum(counters.pop(name) for name in reasons)
-    return counters | {"missed_blocks": misses}
-
-
-def check_survivors(run: Run, specification: SpecificationFactory) -> None:
-    """What the latest life has found on its disk was written in the one before.
-
-    Raises:
-        WrongRunError: It was not, or something is missing that had to be there.
-    """
+def _wrong_after_restart(run: Run, specification: SpecificationFactory) -> str | None:
     if len(run.lives) < 2:
-        return
-    before, after = run.lives[-2:]
-    opened = next((event for event in after.events if isinstance(event, DiskOpened)), None)
-    if opened is None:
-        return
-    after.seen["survivors"] = len(opened.keys)
-    if before.events and isinstance(before.events[-1], Closed):
-        header = EventTraceHeader(setup=run.world.setup)
-        wrong = wrong_survivors(header, before.events, header, opened, specification)
-    else:
-        strangers = set(opened.keys) - ever_written(before.events)
-        names = ", ".join(sorted(key.hex() for key in strangers))
-        wrong = f"the disk holds what nobody wrote to it since its reset: {names}"
-        wrong = wrong if strangers else None
-    if wrong is not None:
-        raise WrongRunError("wrong blocks on disk after a restart", wrong)
-
-
-def ever_written(events: Recording) -> set[PageKey]:
-    """Blocks that a crash may leave.
-
-    A block can be whole before its transfer has landed, and one that was given up may come back
-    once. What was reset may not.
-    """
-    written: set[PageKey] = set()
-    for event in events:
-        issued: tuple[IssuedTransfer, ...] = getattr(event, "issued", ())
-        written.update(
-            key for transfer in issued if transfer.target == "disk" for key in transfer.keys
-        )
-        match event:
-            case DiskOpened(keys):
-                written.update(keys)
-            case PrefixCacheReset():
-                written.clear()
-    return written
+        return None
+    return wrong_after_restart(run.world.setup, run.lives[-2], run.lives[-1], specification)
 
 
 def _earlier(run: Run, specification: SpecificationFactory) -> Failure | None:

@@ -92,6 +92,14 @@ class Life(Plain):
     """Share of the requests that are preempted once, and admitted again."""
     patient_share: Share = 0.0
     """Share of the allocations that wait for pages in a queue, instead of trying again."""
+    again_share: Share = 0.0
+    """Share of the allocations that are made twice, and the second time find everything there."""
+    batches: bool = False
+    """Whether a forward is made for all requests that are ready, or one for each."""
+    steps_first_share: Share = 0.0
+    """Share of those for all that are launched after their step, if the manager allows it."""
+    pads: bool = False
+    """Whether in those for all a replica without requests gets a dummy."""
     defers: bool = False
     """Whether those go on before what they load has landed, as far as the manager knows that."""
     reads: Literal["both", "early", "late"] = "late"
@@ -102,6 +110,12 @@ class Life(Plain):
     """How long it takes on average until the next copy or forward lands."""
     device_failure: DeviceFailure | None = None
     """A device that fails on the way."""
+    polls: bool = False
+    """Whether those look from time to time whether they may go on, and do not wait."""
+    flush_after_s: PositiveFloat | None = None
+    """The disk is flushed again and again after so long."""
+    reset_counters_after_s: PositiveFloat | None = None
+    """The counters are set to zero again and again after so long."""
     renew_after_s: PositiveFloat | None = None
     """The disk's write budget is renewed again and again after so long."""
     end: Ending = "closed"

@@ -1,12 +1,13 @@
 """The engine on simulated streams and a simulated disk, for runs that a seed decides on."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, TypeVar
 
-from pagedkv.conformance.clients import Launch
+from pagedkv.conformance.forwards import Launch
 from pagedkv.conformance.simulation.world import Life, World
 from pagedkv.engine import PagedKVCacheManager
 from pagedkv.engine.simulated import clock
@@ -23,6 +24,10 @@ Result = TypeVar("Result")
 
 PATIENCE_S = 60.0
 """How long an allocation waits for pages in its queue."""
+
+
+POLL_S = 0.0005
+"""How often one looks whether it may go on."""
 
 
 class UnforeseenError(AssertionError):
@@ -120,10 +125,17 @@ class SimulatedEngine:
 
     async def alloc_patiently(self, ctx: Context, replica: int) -> None:
         """An ``alloc`` that waits for pages in a queue."""
-        if self._life.defers:
-            await self.manager.alloc(ctx, replica, wait_s=PATIENCE_S, defer=True)
-        else:
+        if not self._life.defers:
             await self.manager.alloc(ctx, replica, wait_s=PATIENCE_S)
+            return
+        handle = self.manager.alloc(ctx, replica, wait_s=PATIENCE_S, defer=True)
+        try:
+            while self._life.polls and not handle.ready:
+                await asyncio.sleep(POLL_S)
+            await handle
+        finally:
+            handle.cancel()
+        assert handle.ready, "a handle that was awaited is not ready"
 
     async def copies_land(self) -> None:
         """Let copies and forwards land, one after the other, until this is cancelled."""

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from random import Random
 from typing import Any, TypeVar
 
-from pagedkv.conformance.clients import Launch
+from pagedkv.conformance.forwards import Launch
 from pagedkv.conformance.simulation.world import Life, World
 from pagedkv.engine.simulated import clock
 from pagedkv.reference.context import Context

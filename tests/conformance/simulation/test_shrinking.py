@@ -19,7 +19,7 @@ from pagedkv.traces.events.reader import EventTrace
 
 KINDS = {
     "gives pages back head first": "divergence: AllocPlanned with another pages",
-    "does not pin": "divergence: AllocPlanned where AllocRefused was expected",
+    "does not pin": "PoolCorruptedError in invariants._demand",
     "loads the wrong rows": "violation of TIER-3",
     "copies at once": "UnorderedAccessError in simulated._land",
     "never wakes": "hang",
