@@ -807,7 +807,7 @@ class PagedKVCacheManager(Queries):
     def _acted(self) -> None:
         """After every decision: let go what was given up, begin what was issued, wake who waits."""
         state = self._state
-        if self._options.disk_write_budget_gb_per_day is not None:
+        if self._options.disk_write_budget_gb_per_day is not None and not self._closed:
             self._begin_day()
         for name, tier in state.lower.tiers.items():
             if tier.given_up:

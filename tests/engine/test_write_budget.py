@@ -5,7 +5,7 @@ import asyncio
 from tests.engine.stage import TIERED, staged
 
 from pagedkv.engine.simulated import clock
-from pagedkv.reference.events import WriteBudgetRenewed
+from pagedkv.reference.events import Cleaned, Closed, WriteBudgetRenewed
 
 HOUR_S = 60 * 60
 
@@ -40,5 +40,17 @@ def test_a_day_that_was_begun_by_hand_lasts_as_long() -> None:
             await stage.serve(stage.request("c", pages=2, start=200))
             assert stage.manager.get_metrics_aggregated().disk_blocks_written == 4
             await stage.manager.aclose()
+
+    clock.run(run())
+
+
+def test_a_day_that_ends_before_the_manager_does_is_not_begun_anew() -> None:
+    async def run() -> None:
+        async with staged(disk_writes_per_day=2, write_policy="write_back", **TIERED) as stage:
+            await stage.serve(stage.request("a", pages=2))
+            await asyncio.sleep(25 * HOUR_S)
+            await stage.manager.aclose()
+            assert isinstance(stage.events[-1], Closed)
+            assert any(isinstance(event, Cleaned) for event in stage.events)
 
     clock.run(run())
