@@ -24,8 +24,12 @@ from pagedkv.reference.errors import (
     UnknownRequestError,
 )
 from pagedkv.reference.interfaces import AsyncKVCacheManager
+from pagedkv.reference.lengths import required_pages
 from pagedkv.reference.tokens import TokenBuffer
 from pagedkv.traces.manager_setup import ManagerSetup
+
+Alloc = Callable[[TextContext, int], Awaitable[None]]
+"""Gives a request its pages."""
 
 
 @dataclass
@@ -64,12 +68,16 @@ class Clients:
     """Share of the requests whose prompt is computed in chunks."""
     preempt_share: float = 0.0
     """Share of the requests that are preempted once, and admitted again."""
-    patient_alloc: Callable[[TextContext, int], Awaitable[None]] | None = None
+    patient_alloc: Alloc | None = None
     """An ``alloc`` that waits for pages; otherwise clients try again and again."""
     patient_share: float = 0.5
     """Share of the allocations that are made with it."""
     again_share: float = 0.0
     """Share of the allocations that are made twice, and the second time find everything there."""
+    interrupt_share: float = 0.0
+    """Share of the allocations that are cancelled, and made again: nothing may have changed."""
+    nap_share: float = 0.0
+    """Share of the steps before and after which a request sleeps a while, holding its pages."""
     launch: Launch | None = None
     """How forwards are launched; by default they run at once."""
     batches: bool = False
@@ -96,6 +104,7 @@ class Clients:
 
         What a request is and does follows from its number, and its client's, whatever others are.
         """
+        self._params = self.setup.params()
         self._forwards = Forwards(self.manager, self.setup, self.launch)
         self._batching = Batching(
             self._forwards,
@@ -159,7 +168,7 @@ class Clients:
 
     async def _request(self, rng: Random, name: str) -> None:
         replica = rng.randrange(self.setup.replicas)
-        ctx = self._context(rng, name)
+        ctx = self.context(rng, name)
         if self.prefetch is not None and rng.random() < self.prefetch_share:
             self.prefetch(ctx)
             await asyncio.sleep(rng.random() / 200)
@@ -183,14 +192,22 @@ class Clients:
                     await self._alloc(rng, ctx, replica)
                 if self.batches:
                     await self._batching.take_part(row)
+                    await self._perhaps_nap(rng)
                     continue
                 self._forwards.prepare([row]).launch()
                 row.advance()
-                if rng.random() < 0.5:
-                    await asyncio.sleep(0)
+                await self._perhaps_nap(rng)
                 self._forwards.step([row])
+                await self._perhaps_nap(rng)
         finally:
             manager.release(ctx.request_id, replica)
+
+    async def _perhaps_nap(self, rng: Random) -> None:
+        """Let others act, or everybody sleep."""
+        if rng.random() < self.nap_share:
+            await asyncio.sleep(rng.random() / 50)
+        elif rng.random() < 0.5:
+            await asyncio.sleep(0)
 
     def _row(self, rng: Random, ctx: TextContext, replica: int) -> Row:
         """The next forward of a request, with drafts to verify under speculative decoding."""
@@ -202,31 +219,58 @@ class Clients:
         return Row(ctx, replica, drafts, [*accepted, rng.randrange(3)])
 
     async def _alloc(self, rng: Random, ctx: TextContext, replica: int) -> None:
-        alloc: Callable[[TextContext, int], Awaitable[None]] = self.manager.alloc
+        alloc: Alloc = self.manager.alloc
         if self.patient_alloc is not None and rng.random() < self.patient_share:
             alloc = self.patient_alloc
+        if rng.random() < self.interrupt_share:
+            await self._interrupted(rng, alloc, ctx, replica)
         cached_prefix = ctx.cached_prefix_length
         for patience in range(50):
             try:
                 await alloc(ctx, replica)
                 break
             except InsufficientBlocksError as error:
-                if patience == 49 or not error.can_ever_fit:
+                fits = required_pages(ctx, self._params) <= self.setup.total_num_pages
+                expect("ALLOC-2", error.can_ever_fit, fits, "whether it can ever fit")
+                if patience == 49 or not fits:
                     raise
                 await asyncio.sleep(rng.random() / 200)
         if cached_prefix is not None:
             expect("ALLOC-9", ctx.cached_prefix_length, cached_prefix, "cached prefix, noted again")
 
-    def _context(self, rng: Random, name: str) -> TextContext:
+    async def _interrupted(self, rng: Random, alloc: Alloc, ctx: TextContext, replica: int) -> None:
+        """Cancel an allocation: all of it is there, or the request is as it was."""
+        pages = self.manager.get_req_blocks(ctx.request_id, replica)
+        going_on = asyncio.ensure_future(alloc(ctx, replica))
+        try:
+            await asyncio.sleep(rng.choice(self.cancel_after_s))
+        finally:
+            going_on.cancel()
+            try:
+                await going_on
+            except InsufficientBlocksError:
+                pass
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                left = self.manager.get_req_blocks(ctx.request_id, replica)
+                if len(left) < required_pages(ctx, self._params):
+                    told = f"pages of {ctx.request_id!r}, whose allocation was cancelled"
+                    expect("ALLOC-12", left, pages, told)
+
+    def context(self, rng: Random, name: str) -> TextContext:
         """A prompt that departs from all zeros somewhere: some share much, and some little."""
         if self.num_prompts is not None:
             rng = Random(f"{self.seed} prompt {rng.randrange(self.num_prompts)}")
         length = rng.randrange(1, self.max_pages * self.setup.page_size + 1)
         tokens = np.zeros(length, dtype=np.int64)
         tokens[rng.randrange(length) :] = rng.randrange(4)
-        salt = rng.choice((None, None, None, "tenant"))
         return TextContext(
-            max_length=10_000, tokens=TokenBuffer(tokens), request_id=name, cache_salt=salt
+            max_length=10_000,
+            tokens=TokenBuffer(tokens),
+            request_id=name,
+            cache_salt=rng.choice((None, None, None, None, "", "tenant")),
+            adapter=rng.choice((None, None, None, "adapter")),
         )
 
 

@@ -1,7 +1,7 @@
 """Forwards of an asynchronous manager's requests: their inputs are checked, and every byte."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -153,6 +153,4 @@ def _with_drafts(ctx: TextContext, drafts: Sequence[int]) -> TextContext:
     if not drafts:
         return ctx
     tokens = np.append(ctx.tokens.all, np.array(drafts, dtype=np.int64))
-    return TextContext(
-        max_length=len(tokens), tokens=TokenBuffer(tokens), cache_salt=ctx.cache_salt
-    )
+    return replace(ctx, max_length=len(tokens), tokens=TokenBuffer(tokens))

@@ -1,9 +1,9 @@
-"""Whether something was there that can have caused a failure."""
+"""Whether what a manager has done has a cause in its world: failures, and hits that it left out."""
 
 from collections.abc import Iterable
 
 from pagedkv.conformance.simulation.world import World
-from pagedkv.reference.events import Event, IssuedTransfer, TransferFailed
+from pagedkv.reference.events import AllocPlanned, Event, IssuedTransfer, TransferFailed
 from pagedkv.reference.tier_names import BLOCK_IS_LOST, FailReason
 
 
@@ -20,6 +20,17 @@ def uncaused_failure(world: World, life: int, events: Iterable[Event]) -> str | 
                     f"{event.transfer} from {way} has failed with {event.reason!r}, but nothing "
                     "in its world does that"
                 )
+    return None
+
+
+def wrong_patience(world: World, events: Iterable[Event]) -> str | None:
+    """An allocation that has waited for a slow tier, or has not, against the policy (ALLOC-15)."""
+    for event in events:
+        if isinstance(event, AllocPlanned):
+            if world.slow_tier_policy == "wait" and event.hit_limit is not None:
+                return f"{event.request_id!r} was to wait for its hit, but leaves some of it out"
+            if world.slow_tier_policy == "best_effort" and event.hits.disk_blocks:
+                return f"{event.request_id!r} was to wait for no disk, but loads from it"
     return None
 
 

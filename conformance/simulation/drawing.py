@@ -42,6 +42,11 @@ def _setup(rng: Random) -> RunSetup:
         "enable_dp_cross_replica_prefix_copy": rng.random() < 0.8,
         "model_fingerprint": "weights",
     }
+    if rng.random() < 0.3:
+        fields["page_size"] = rng.choice((1, 2, 8))
+    if rng.random() < 0.3:
+        fields["hash_algorithm"] = rng.choice(("sha256", "xxh3_128", "sha256_64"))
+        fields["hash_seed"] = rng.choice((None, bytes(range(32))))
     if rng.random() < 0.25:
         fields["speculative_method"] = rng.choice(("standalone", "eagle", "mtp", "dflash"))
         fields["num_draft_tokens"] = rng.choice((1, 2))
@@ -73,8 +78,8 @@ def _disk(rng: Random) -> DiskTrouble:
 def _life(rng: Random, setup: RunSetup) -> Life:
     num_devices = setup.replicas * setup.shards
     endings: tuple[Ending, ...] = ("closed", "crashed", "crashed under load", "closed under load")
-    (end,) = rng.choices(endings, (6, 1, 2, 1))
-    fails = rng.random() < 0.2
+    (end,) = rng.choices(endings, (6, 1, 2, 2))
+    fails = rng.random() < 0.3
     return Life(
         seed=rng.randrange(2**32),
         clients=(tuple(range(rng.choice((6, 12)))),) * CLIENTS,
@@ -103,6 +108,9 @@ def _life(rng: Random, setup: RunSetup) -> Life:
         batches=rng.random() < 0.6,
         steps_first_share=rng.choice((0.0, 0.5, 1.0)),
         pads=rng.random() < 0.5,
+        wait_s=rng.choice((0.0, 0.002, 60.0, 60.0)),
+        nap_share=rng.choice((0.0, 0.2)),
+        interrupt_share=rng.choice((0.0, 0.2)),
         polls=rng.random() < 0.5,
         flush_after_s=rng.choice((None, 0.005)) if setup.disk_pages else None,
         reset_counters_after_s=rng.choice((None, None, None, 0.02)),

@@ -12,6 +12,7 @@ from typing import Any, cast
 from pagedkv.conformance.bench import Recording
 from pagedkv.conformance.clients import Clients
 from pagedkv.conformance.simulation.failure import WrongRunError
+from pagedkv.conformance.simulation.looks import Look, look
 from pagedkv.conformance.simulation.machine import Machine, SimulatedManager
 from pagedkv.conformance.simulation.reported_calls import ReportedCalls
 from pagedkv.conformance.simulation.world import Life, World
@@ -21,6 +22,10 @@ from pagedkv.reference.metrics import KVCacheMetrics
 
 PATIENCE_S = 10
 """Seconds of made-up time after which a life counts as stuck; one takes about a second at most."""
+
+
+LOOK_S = 0.01
+"""Most seconds between two questions."""
 
 
 @dataclass
@@ -35,8 +40,10 @@ class LifeRecord:
     """What became of requests, and what the manager has counted at its end."""
     flushed: int = 0
     """After how many events the latest flush that has ended was begun."""
-    counted: tuple[int, KVCacheMetrics] | None = None
-    """After how many events the manager's counters were looked at, and what they said."""
+    looks: list[Look] = field(default_factory=list)
+    """What the manager has answered, in the order of the questions."""
+    unforeseen: list[str] = field(default_factory=list)
+    """What tasks have raised that nobody waits for."""
 
 
 async def live(world: World, life: Life, machine: Machine, record: LifeRecord) -> None:
@@ -52,7 +59,7 @@ async def live(world: World, life: Life, machine: Machine, record: LifeRecord) -
     clients = _clients(world, life, simulated, manager)
     asides = [
         asyncio.create_task(aside)
-        for aside in _asides(world, life, machine, simulated, manager, record)
+        for aside in _asides(world, life, machine, simulated, manager, clients, record)
     ]
     landing = asyncio.create_task(simulated.copies_land())
     living = asyncio.create_task(_lived(world, life, simulated, clients, record))
@@ -112,6 +119,8 @@ def _clients(world: World, life: Life, simulated: SimulatedManager, manager: Any
         patient_alloc=simulated.alloc_patiently,
         patient_share=life.patient_share,
         again_share=life.again_share,
+        nap_share=life.nap_share,
+        interrupt_share=life.interrupt_share,
         launch=simulated.launch,
         batches=life.batches,
         steps_first_share=life.steps_first_share if can_step_first else 0.0,
@@ -138,9 +147,10 @@ async def _lived(
         served.cancel()
     while cast(Any, manager).in_flight():
         await asyncio.sleep(0.001)
+    await asyncio.sleep(0.001)  # who has waited for the last of them goes home
     nothing_is_left(world, simulated)
     metrics = manager.get_metrics_aggregated()
-    record.counted = len(record.events), metrics
+    record.looks.append(Look(len(record.events), "get_metrics_aggregated", (), metrics))
     seen.update(counted(metrics))
     seen[life.end] += 1
     await end()
@@ -152,10 +162,11 @@ def _asides(
     machine: Machine,
     simulated: SimulatedManager,
     manager: Any,  # as above
+    clients: Clients,
     record: LifeRecord,
 ) -> list[Coroutine[Any, Any, None]]:
     """What happens meanwhile, whatever the clients do."""
-    asides: list[Coroutine[Any, Any, None]] = []
+    asides = [_looks(life, world, manager, clients, record)]
     if life.device_failure is not None:
         device = life.device_failure.device % (world.setup.replicas * world.setup.shards)
         asides.append(_later(life.device_failure.after_s, lambda: simulated.fail_device(device)))
@@ -187,6 +198,19 @@ async def _later(after_s: float, do: Callable[[], object]) -> None:
 async def _again_and_again(after_s: float, do: Callable[[], object]) -> None:
     while True:
         await _later(after_s, do)
+
+
+async def _looks(
+    life: Life, world: World, manager: Any, clients: Clients, record: LifeRecord
+) -> None:
+    """Ask the manager now and then."""
+    rng = Random(f"{life.seed} looks")
+    while True:
+        await asyncio.sleep(rng.random() * LOOK_S)
+        ctx = clients.context(rng, "who only asks")
+        found = look(manager, len(record.events), rng, world.setup.replicas, ctx)
+        if found is not None:
+            record.looks.append(found)
 
 
 def _reset_counters(manager: Any) -> None:

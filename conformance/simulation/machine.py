@@ -80,6 +80,11 @@ class Simulator(Protocol):
         ...
 
     @property
+    def limits_hits(self) -> bool:
+        """Whether allocations follow the world's ``slow_tier_policy`` (ALLOC-15)."""
+        ...
+
+    @property
     def packages(self) -> tuple[str, ...]:
         """The packages whose decisions a simulation is to try, for coverage by lines."""
         ...

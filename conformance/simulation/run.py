@@ -8,12 +8,14 @@ restart finds on disk must have been written before.
 import asyncio
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
+from typing import Any
 
 from pagedkv.conformance.recorded.specification import SpecificationFactory
-from pagedkv.conformance.simulation.causes import uncaused_failure
-from pagedkv.conformance.simulation.counters import wrong_counters
+from pagedkv.conformance.simulation.causes import uncaused_failure, wrong_patience
 from pagedkv.conformance.simulation.failure import (
     Failure,
     WrongRunError,
@@ -22,6 +24,7 @@ from pagedkv.conformance.simulation.failure import (
     from_races,
 )
 from pagedkv.conformance.simulation.life import LifeRecord, live
+from pagedkv.conformance.simulation.looks import wrong_answer
 from pagedkv.conformance.simulation.machine import Simulator
 from pagedkv.conformance.simulation.restarts import wrong_after_restart
 from pagedkv.conformance.simulation.world import World
@@ -90,14 +93,13 @@ class _Stopped(Exception):
 async def _lives(run: Run, simulator: Simulator, specification: SpecificationFactory) -> None:
     """One manager after the other, on the same machine."""
     world = run.world
-    # What a run that breaks off leaves behind has failed before, or has been cancelled.
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     machine = simulator.machine(world)
     for life in world.lives:
         record = LifeRecord()
         run.lives.append(record)
+        asyncio.get_running_loop().set_exception_handler(partial(_note, record))
         await live(world, life, machine, record)
-        run.failure = check(run, specification)
+        run.failure = check(run, simulator, specification)
         if run.failure is not None:
             raise _Stopped
         if life.decay and world.setup.disk_pages:
@@ -107,33 +109,43 @@ async def _lives(run: Run, simulator: Simulator, specification: SpecificationFac
         await asyncio.sleep(0)
 
 
-def check(run: Run, specification: SpecificationFactory) -> Failure | None:
+# Any: what asyncio tells.
+def _note(record: LifeRecord, _: object, context: dict[str, Any]) -> None:
+    record.unforeseen.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+
+def check(run: Run, simulator: Simulator, specification: SpecificationFactory) -> Failure | None:
     """What is wrong with the latest life, which has ended."""
     last, record = len(run.lives) - 1, run.lives[-1]
     follower = Follower(run.world.setup, specification)
-    num_counted, counted = record.counted or (0, None)
-    miscounted: str | None = None
-    divergence = _first_divergence(follower, record.events[:num_counted])
-    if divergence is None and counted is not None:
-        miscounted = wrong_counters(follower, counted)
-    divergence = divergence or _first_divergence(follower, record.events[num_counted:])
+    wrong_answers: list[str] = []
+    divergence: Divergence | None = None
+    for look in record.looks:
+        divergence = divergence or _first_divergence(follower, record.events[: look.num_events])
+        if divergence is None and (wrong := wrong_answer(follower, look)):
+            wrong_answers.append(wrong)
+    divergence = divergence or _first_divergence(follower, record.events)
     if (divergence := divergence or follower.unfinished()) is not None:
         return from_divergence(divergence, last)
     if record.stream_log and (races := check_order(read_order_log(record.stream_log))):
         return from_races(races, last)
     found = {
-        "counters that differ": miscounted,
+        "a wrong answer": next(iter(wrong_answers), None),
+        "an exception that nobody has caught": next(iter(record.unforeseen), None),
         "a failure without a cause": uncaused_failure(run.world, last, record.events),
         "wrong blocks on disk after a restart": _wrong_after_restart(run, specification),
     }
+    if simulator.limits_hits:
+        found["the wrong patience"] = wrong_patience(run.world, record.events)
     for kind, wrong in found.items():
         if wrong is not None:
             return from_error(WrongRunError(kind, wrong), last)
     return None
 
 
-def _first_divergence(follower: Follower, events: list[Event]) -> Divergence | None:
-    return next(filter(None, map(follower.follow, events)), None)
+def _first_divergence(follower: Follower, events: Sequence[Event]) -> Divergence | None:
+    """Follow the events that were not followed yet."""
+    return next(filter(None, map(follower.follow, events[follower.count :])), None)
 
 
 def _wrong_after_restart(run: Run, specification: SpecificationFactory) -> str | None:

@@ -90,6 +90,10 @@ class Life(Plain):
     """Share of the requests whose prompt is computed in chunks."""
     preempt_share: Share = 0.0
     """Share of the requests that are preempted once, and admitted again."""
+    nap_share: Share = 0.0
+    """Share of the steps before and after which a request sleeps a while, holding its pages."""
+    interrupt_share: Share = 0.0
+    """Share of the allocations that are cancelled, and made again."""
     patient_share: Share = 0.0
     """Share of the allocations that wait for pages in a queue, instead of trying again."""
     again_share: Share = 0.0
@@ -100,6 +104,8 @@ class Life(Plain):
     """Share of those for all that are launched after their step, if the manager allows it."""
     pads: bool = False
     """Whether in those for all a replica without requests gets a dummy."""
+    wait_s: NonNegativeFloat = 60.0
+    """How long those wait; longer than a life: for ever."""
     defers: bool = False
     """Whether those go on before what they load has landed, as far as the manager knows that."""
     reads: Literal["both", "early", "late"] = "late"

@@ -96,6 +96,11 @@ class SimulatedDisk:
     def __repr__(self) -> str:
         return f"SimulatedDisk({len(self._rows)} blocks in {self.capacity} slots)"
 
+    @property
+    def blocks(self) -> dict[int, PageKey]:
+        """By slot: the block that it holds."""
+        return {slot: row.key for slot, row in self._rows.items()}
+
     async def write(self, blocks: Sequence[Block]) -> Failures:
         """Put blocks into their slots; what was there is gone from the beginning of the call.
 

@@ -140,7 +140,8 @@ class SimulatedStreams(Streams):
         self._last: dict[tuple[int, StreamName], Work] = {}
         self._events: dict[Work, list[SimulatedEvent]] = {}
         self._paused: set[tuple[int, StreamName]] = set()
-        self._failures: dict[int, str] = {}
+        self.failures: dict[int, str] = {}
+        """Devices that have failed, and why."""
         self._changed = asyncio.Event()
 
     # What the engine calls
@@ -185,8 +186,8 @@ class SimulatedStreams(Streams):
         if event.done:
             return
         assert event.work is not None
-        if event.work.device_idx in self._failures:
-            raise DeviceFailedError(event.work.device_idx, self._failures[event.work.device_idx])
+        if event.work.device_idx in self.failures:
+            raise DeviceFailedError(event.work.device_idx, self.failures[event.work.device_idx])
         waiter = asyncio.get_running_loop().create_future()
         event.waiters.append(waiter)
         await waiter
@@ -249,10 +250,10 @@ class SimulatedStreams(Streams):
         Each stream's copies that have started leave a torn row: half is written. Work of other
         devices that waits for this one fails its device as well.
         """
-        if device_idx in self._failures:
+        if device_idx in self.failures:
             return
         self._check(device_idx)
-        self._failures[device_idx] = reason
+        self.failures[device_idx] = reason
         dropped: list[Work] = []
         for key in [key for key in self._queues if key[0] == device_idx]:
             queue = self._queues.pop(key)
@@ -283,19 +284,19 @@ class SimulatedStreams(Streams):
                 f"device_idx is {device_idx}, but there are {self.num_devices} device(s): "
                 f"use 0 to {self.num_devices - 1}"
             )
-        if device_idx in self._failures:
-            raise DeviceFailedError(device_idx, self._failures[device_idx])
+        if device_idx in self.failures:
+            raise DeviceFailedError(device_idx, self.failures[device_idx])
 
     def _strand(self, device_idx: int, failed_idx: int) -> None:
         """Fail a device that waits for one that has failed."""
-        reason = self._failures[failed_idx]
+        reason = self.failures[failed_idx]
         self.fail_device(device_idx, f"it waits for an event of device {failed_idx}: {reason}")
 
     def _enqueue(self, work: Work) -> None:
         self._check(work.device_idx)
         for event in work.after:
             other = event.work
-            if other and not other.landed and other.device_idx in self._failures:
+            if other and not other.landed and other.device_idx in self.failures:
                 self._strand(work.device_idx, other.device_idx)
         self._check(work.device_idx)
         key = work.device_idx, work.name

@@ -16,15 +16,13 @@ from pagedkv.engine.simulated.landings import land_by_chance
 from pagedkv.engine.streams.order_log import LoggedStreams, OrderLog
 from pagedkv.engine.streams.simulated import SimulatedStreams
 from pagedkv.engine.streams.stream import DeviceFailedError
+from pagedkv.engine_leftovers import leftovers
+from pagedkv.engine_watch import EngineWatch
 from pagedkv.reference.context import Context
 from pagedkv.reference.events import Tracer
 from pagedkv.reference.sizing import compute_num_disk_blocks
 
 Result = TypeVar("Result")
-
-PATIENCE_S = 60.0
-"""How long an allocation waits for pages in its queue."""
-
 
 POLL_S = 0.0005
 """How often one looks whether it may go on."""
@@ -39,6 +37,8 @@ class EngineSimulator:
 
     name = "engine"
     """How people ask for it."""
+    limits_hits = True
+    """Whether allocations follow the world's ``slow_tier_policy``."""
     packages = ("pagedkv.engine.planner",)
     """Where everything is decided."""
 
@@ -102,7 +102,7 @@ class SimulatedEngine:
     ) -> None:
         setup = world.manager_setup(tracer)
         queued = life.queued_forwards and setup.shards == 1
-        self._life = life
+        self._life, self._disk = life, disk
         self._streams = SimulatedStreams(
             setup.replicas * setup.shards, reads=life.reads, queued_forwards=queued
         )
@@ -120,15 +120,20 @@ class SimulatedEngine:
             disk=disk,
         )
         """The engine."""
+        self._watch = EngineWatch(self.manager, self._streams)
         self.launch: Launch | None = self._launch if queued else None
         """Launches a forward that runs later, if forwards are queued."""
 
     async def alloc_patiently(self, ctx: Context, replica: int) -> None:
         """An ``alloc`` that waits for pages in a queue."""
+        with self._watch.waiting(ctx, replica):
+            await self._alloc_patiently(ctx, replica)
+
+    async def _alloc_patiently(self, ctx: Context, replica: int) -> None:
         if not self._life.defers:
-            await self.manager.alloc(ctx, replica, wait_s=PATIENCE_S)
+            await self.manager.alloc(ctx, replica, wait_s=self._life.wait_s)
             return
-        handle = self.manager.alloc(ctx, replica, wait_s=PATIENCE_S, defer=True)
+        handle = self.manager.alloc(ctx, replica, wait_s=self._life.wait_s, defer=True)
         try:
             while self._life.polls and not handle.ready:
                 await asyncio.sleep(POLL_S)
@@ -140,7 +145,9 @@ class SimulatedEngine:
     async def copies_land(self) -> None:
         """Let copies and forwards land, one after the other, until this is cancelled."""
         rng = Random(f"{self._life.seed} landings")
-        await land_by_chance(self._streams, rng, self._life.landing_mean_s)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(land_by_chance(self._streams, rng, self._life.landing_mean_s))
+            tasks.create_task(self._watch.watch())
 
     def fail_device(self, device: int) -> None:
         """A device fails."""
@@ -151,15 +158,8 @@ class SimulatedEngine:
         await self.manager.crash()
 
     def leftovers(self) -> str | None:
-        """Pages that are pinned for nobody, and lists that only grow."""
-        for replica in range(len(self.manager.params.devices_per_replica)):
-            left = self.manager.statistics(replica)
-            if left.held or left.pinned:
-                return f"replica {replica}: {left}"
-        for name, tier in self.manager._state.lower.tiers.items():
-            if tier.given_up:
-                return f"slots of {name} that were given up and never told: {tier.given_up}"
-        return None
+        """See :mod:`pagedkv.engine_leftovers`."""
+        return next(leftovers(self.manager, self._disk), None)
 
     def _launch(self, replica: int, forward: Callable[[], None]) -> None:
         try:

@@ -28,6 +28,8 @@ class ReferenceSimulator:
 
     name = "reference"
     """How people ask for it."""
+    limits_hits = False
+    """Whether allocations follow the world's ``slow_tier_policy``: these wait."""
     packages = ("pagedkv.reference",)
     """Where everything is decided."""
 

@@ -1,0 +1,74 @@
+"""What a manager has answered while it was at work, beside what the specification answers then."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any
+
+from pagedkv.conformance.simulation.counters import wrong_counters
+from pagedkv.conformance.validation import Follower
+from pagedkv.reference.context import TextContext
+from pagedkv.reference.errors import PagedKVError
+from pagedkv.reference.metrics import KVCacheMetrics
+
+PER_REPLICA = (
+    "get_num_used_disk_pages",
+    "get_num_used_host_pages",
+    "get_num_used_pages",
+    "num_free_blocks",
+    "pending_transfers_exist",
+)
+"""Questions about a replica, whose answers follow from what was reported (EVENT-1)."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A question, and its answer."""
+
+    num_events: int
+    """How many events had been reported."""
+    question: str
+    """The method."""
+    about: tuple[object, ...]
+    """Its arguments."""
+    answer: object
+    """What the manager has said."""
+
+
+# Any: a manager's methods are asked by their names.
+def look(
+    manager: Any, num_events: int, rng: Random, replicas: int, ctx: TextContext
+) -> Look | None:
+    """Ask something at random; ``None`` if a device has failed, and nobody has been told yet."""
+    replica = rng.randrange(replicas)
+    question, about = rng.choice(
+        [
+            ("get_metrics_aggregated", ()),
+            ("get_prefix_cache_hit_counts", (ctx,)),
+            *((question, (replica,)) for question in PER_REPLICA),
+        ]
+    )
+    try:
+        answer = getattr(manager, question)(*deepcopy(about))
+    except PagedKVError:
+        return None
+    return Look(num_events, question, about, answer)
+
+
+def wrong_answer(follower: Follower, look: Look) -> str | None:
+    """What the specification answers in its place, for people; ``None``: the same."""
+    if isinstance(look.answer, KVCacheMetrics):
+        return wrong_counters(follower, look.answer)
+    expected = getattr(follower.player.manager, look.question)(*deepcopy(look.about))
+    if _plain(look.answer) == _plain(expected):
+        return None
+    return (
+        f"after event {look.num_events - 1}: {look.question} is {look.answer}, but should be "
+        f"{expected}"
+    )
+
+
+def _plain(answer: Any) -> object:
+    """Hits are compared by their fields, of whatever class they are."""
+    return [asdict(hits) for hits in answer] if isinstance(answer, Sequence) else answer
