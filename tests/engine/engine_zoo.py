@@ -25,9 +25,12 @@ DOCUMENT = ROOT / "docs/engine-zoo.md"
 
 SEEDS = range(60)
 
-Detector: TypeAlias = Literal["validation", "bytes", "conservation", "order", "hang", "error"]
+Detector: TypeAlias = Literal[
+    "validation", "bytes", "conservation", "order", "answers", "hang", "error"
+]
 """Who notices: the reference, which does not allow an event; the bytes read back, or read twice;
-the recount of pages and pins; the happens-before checker; the clock; an exception in a request."""
+the recount of pages and pins; the happens-before checker; who asks and gets a wrong answer; the
+clock; an exception in a request."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,17 @@ def _detector(kind: str) -> Detector:
     beginnings: dict[str, Detector] = {
         "divergence": "validation",
         "wrong blocks on disk": "validation",
+        "violation of EVENT": "answers",
+        "violation of METRIC": "answers",
+        "a wrong answer": "answers",
+        "a failure without a cause": "answers",
+        "the wrong patience": "answers",
         "violation": "bytes",
         "UnorderedAccessError": "bytes",
         "race": "order",
         "hang": "hang",
         "StandstillError": "hang",
+        "AssertionError in engine_watch": "hang",
         "pages that never": "conservation",
         "something left": "conservation",
         "PoolCorruptedError": "conservation",
@@ -184,8 +193,9 @@ built into the real engine, one place of it at a time, and `pagedkv simulate` le
 In each world that fails, everybody is asked who has something to notice: the reference, which does
 not allow what was reported (*validation*); the *bytes* that every forward reads back, and that
 simulated copies read once as early and once as late as the order allows; the recount of pages, pins
-and slots (*conservation*); the happens-before checker (*order*); the clock (*hang*); and whoever
-meets an exception that no request may see (*error*).
+and slots (*conservation*); the happens-before checker (*order*); who asks for counters, sizes, hits
+and reasons, and gets a wrong answer (*answers*); the clock, and who watches the line (*hang*); and
+whoever meets an exception that no request may see (*error*).
 
 Written by `python -m tests.engine.engine_zoo`. The single safeguards, each with the test that needs
 it, are in [mutants.md](mutants.md).
