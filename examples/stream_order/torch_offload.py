@@ -8,6 +8,7 @@ Every method enqueues one thing, and says in the log what that was::
 With ``--forgetful`` the onload does not wait for the forward that still reads its pages.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -76,4 +77,6 @@ def main(file: TextIO, *, forgetful: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.stdout, forgetful="--forgetful" in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--forgetful", action="store_true", help="leave a wait out")
+    main(sys.stdout, forgetful=parser.parse_args().forgetful)

@@ -12,6 +12,7 @@ Run it, and check the log; give ``--fixed`` for the order since then::
     pagedkv streams check order.jsonl
 """
 
+import argparse
 import sys
 from typing import TextIO
 
@@ -36,4 +37,6 @@ def write_log(file: TextIO, *, fixed: bool) -> None:
 
 
 if __name__ == "__main__":
-    write_log(sys.stdout, fixed="--fixed" in sys.argv[1:])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fixed", action="store_true", help="the order in which it is right")
+    write_log(sys.stdout, fixed=parser.parse_args().fixed)

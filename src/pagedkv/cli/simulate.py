@@ -1,6 +1,7 @@
 """``pagedkv simulate``: whole runs in worlds that go wrong, drawn from seeds."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +33,13 @@ RUNS = 100
 
 FAILED = 1
 """Exit status if a run has failed, or has not been the one that was expected."""
+
+
+def a_digest(text: str) -> str:
+    """A digest as it is told: 16 hexadecimal digits."""
+    if re.fullmatch("[0-9a-f]{16}", text) is None:
+        raise typer.BadParameter(f"{text!r} is no digest: they have 16 digits from 0 to f.")
+    return text
 
 
 def simulate(
@@ -78,7 +86,9 @@ def simulate(
     ] = None,
     expect: Annotated[
         str | None,
-        typer.Option(metavar="DIGEST", help="Fail if these are not the runs of that digest."),
+        typer.Option(
+            parser=a_digest, metavar="DIGEST", help="Fail if these are not the runs of that digest."
+        ),
     ] = None,
     budget: Annotated[
         int | None,
