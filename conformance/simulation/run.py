@@ -16,6 +16,7 @@ from typing import Any
 
 from pagedkv.conformance.recorded.specification import SpecificationFactory
 from pagedkv.conformance.simulation.causes import uncaused_failure, wrong_patience
+from pagedkv.conformance.simulation.cleaning_order import cleaned_out_of_turn
 from pagedkv.conformance.simulation.failure import (
     Failure,
     WrongRunError,
@@ -31,7 +32,7 @@ from pagedkv.conformance.simulation.world import World
 from pagedkv.conformance.stream_order import check_order, read_order_log
 from pagedkv.conformance.time_limit import time_limit
 from pagedkv.conformance.validation import Divergence, Follower, validate
-from pagedkv.reference.events import Event
+from pagedkv.reference.events import Cleaned, Event
 
 LONGEST_S = 15.0
 """Seconds of real time after which a run hangs: a loop that never lets time pass."""
@@ -119,17 +120,21 @@ def check(run: Run, simulator: Simulator, specification: SpecificationFactory) -
     last, record = len(run.lives) - 1, run.lives[-1]
     follower = Follower(run.world.setup, specification)
     wrong_answers: list[str] = []
+    out_of_turn: list[str] = []
     divergence: Divergence | None = None
     for look in record.looks:
-        divergence = divergence or _first_divergence(follower, record.events[: look.num_events])
+        divergence = divergence or _first_divergence(
+            follower, record.events[: look.num_events], out_of_turn
+        )
         if divergence is None and (wrong := wrong_answer(follower, look)):
             wrong_answers.append(wrong)
-    divergence = divergence or _first_divergence(follower, record.events)
+    divergence = divergence or _first_divergence(follower, record.events, out_of_turn)
     if (divergence := divergence or follower.unfinished()) is not None:
         return from_divergence(divergence, last)
     if record.stream_log and (races := check_order(read_order_log(record.stream_log))):
         return from_races(races, last)
     found = {
+        "a page cleaned out of turn": next(iter(out_of_turn), None),
         "a wrong answer": next(iter(wrong_answers), None),
         "an exception that nobody has caught": next(iter(record.unforeseen), None),
         "a failure without a cause": uncaused_failure(run.world, last, record.events),
@@ -143,9 +148,17 @@ def check(run: Run, simulator: Simulator, specification: SpecificationFactory) -
     return None
 
 
-def _first_divergence(follower: Follower, events: Sequence[Event]) -> Divergence | None:
-    """Follow the events that were not followed yet."""
-    return next(filter(None, map(follower.follow, events[follower.count :])), None)
+def _first_divergence(
+    follower: Follower, events: Sequence[Event], out_of_turn: list[str]
+) -> Divergence | None:
+    """Follow the events that were not followed yet; ``out_of_turn`` gets what was cleaned so."""
+    for event in events[follower.count :]:
+        if isinstance(event, Cleaned) and follower.between_calls:
+            wrong = cleaned_out_of_turn(follower.player.manager.snapshot(), event)
+            out_of_turn += [] if wrong is None else [f"event {follower.seq}: {wrong}"]
+        if (divergence := follower.follow(event)) is not None:
+            return divergence
+    return None
 
 
 def _wrong_after_restart(run: Run, specification: SpecificationFactory) -> str | None:
