@@ -118,7 +118,9 @@ class RecordingDriver:
         self._enqueue(stream, Step(move))
 
     def record(self, event: RecordedEvent, stream: RecordedStream) -> None:
-        """Let ``event`` mean the point behind what is on ``stream``."""
+        """Let ``event`` mean the point behind what is on ``stream``, of its own device."""
+        # As in CUDA; streams may wait for events of any device.
+        assert event.device_idx == stream.device_idx, f"{event} cannot be recorded on {stream}"
         self._note(DriverCall("record", stream.name, event.number), stream.device_idx)
         event.recorded = Step(lambda: None)
         self._enqueue(stream, event.recorded)

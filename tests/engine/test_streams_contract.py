@@ -27,6 +27,7 @@ from pagedkv.engine.streams.stream import (
     StreamName,
     Streams,
 )
+from pagedkv.engine.streams.thread_event import ThreadEvent
 from pagedkv.engine.streams.threads import ThreadStreams
 from pagedkv.reference.device import DeviceRef, InferenceSession
 
@@ -233,17 +234,21 @@ def test_foreign_event_is_refused(make: Callable[[int], Backend]) -> None:
         make(0).streams.wait(0, "onload", Foreign())
 
 
+def too_wide() -> Memory:
+    """A row that fits no other: where bytes are copied at once, copying it fails the device."""
+    return Memory("too wide", torch.zeros(1, NBYTES + 1, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("make", [on_threads, simulated("both")], ids=["threads", "simulated"])
 async def test_device_that_waits_for_a_failed_one_has_failed(
     make: Callable[[int], Backend],
 ) -> None:
     backend, memory = make(0), memories()
     streams = backend.streams
-    too_wide = Memory("too wide", torch.zeros(1, NBYTES + 1, dtype=torch.uint8))
     if isinstance(streams, SimulatedStreams):
         failed = streams.copy(0, "onload", [Copy(memory[1], 0, memory[0], 0)])
     else:
-        failed = streams.copy(0, "onload", [Copy(memory[1], 0, too_wide, 0)])
+        failed = streams.copy(0, "onload", [Copy(memory[1], 0, too_wide(), 0)])
     behind = streams.copy(1, "peer", [Copy(memory[2], 0, memory[1], 0)], after=[failed])
     if isinstance(streams, SimulatedStreams):
         streams.fail_device(0, "gone")
@@ -253,4 +258,28 @@ async def test_device_that_waits_for_a_failed_one_has_failed(
     assert memory[2].rows[0].tolist() in ([8] * 6, [4, 4, 4, 8, 8, 8], [0xA5] * 6)
     with pytest.raises(DeviceFailedError):
         streams.record(1, "onload")
+    await streams.aclose()
+
+
+async def test_failure_on_the_compute_stream_of_threads_is_raised_at_once() -> None:
+    streams, (target, *_) = ThreadStreams(DEVICES), memories()
+    with pytest.raises(DeviceFailedError, match=r"device 0 has failed: .*shape"):
+        streams.copy(0, "compute", [Copy(target, 0, too_wide(), 0)])
+    with pytest.raises(DeviceFailedError):
+        streams.record(0, "onload")
+    await streams.aclose()
+
+
+async def test_first_reason_of_a_failure_on_threads_is_the_one_that_is_told() -> None:
+    streams, (target, *_), opened = ThreadStreams(DEVICES), memories(), ThreadEvent()
+    other = streams.copy(1, "onload", [Copy(target, 0, too_wide(), 0)], after=[opened])
+    failed = streams.copy(0, "onload", [Copy(target, 1, too_wide(), 0)], after=[opened])
+    behind_both = streams.copy(0, "onload", [], after=[other])
+    opened.land()
+    reasons = []
+    for event in (failed, behind_both):
+        with pytest.raises(DeviceFailedError) as failure:
+            await streams.finished(event)
+        reasons.append(failure.value.reason)
+    assert reasons[0] == reasons[1]
     await streams.aclose()

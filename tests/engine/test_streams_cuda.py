@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
+import weakref
 
 import pytest
 import torch
 
-from pagedkv.engine.streams.cuda import CudaStreams
+from pagedkv.engine.streams.cuda import CudaStreams, own
 from pagedkv.engine.streams.recording_driver import RecordingDriver
-from pagedkv.engine.streams.stream import Copy, DeviceFailedError, Memory
+from pagedkv.engine.streams.stream import Copy, DeviceFailedError, Memory, StreamName
 from pagedkv.reference.device import DeviceRef, InferenceSession
 
 SESSION = InferenceSession([DeviceRef.CPU(0), DeviceRef.CPU(1)])
@@ -35,6 +36,12 @@ def calls(driver: RecordingDriver) -> list[str]:
         for call in driver.calls
         if call.call not in ("query", "synchronize")
     ]
+
+
+async def time_for_threads() -> None:
+    """Time in which threads could have done what nothing keeps back."""
+    for _ in range(20):
+        await asyncio.to_thread(int)
 
 
 def test_copy_waits_on_its_own_stream_copies_and_records(
@@ -119,6 +126,41 @@ def test_driver_events_are_used_again_once_nobody_has_them(
     assert not kept.done
 
 
+def test_driver_events_are_used_again_on_their_own_device(
+    driver: RecordingDriver, streams: CudaStreams
+) -> None:
+    for device_idx in (1, 0, 1, 0):
+        streams.record(device_idx, "onload")
+        gc.collect()
+    assert [call.event for call in driver.calls] == [1, 2, 1, 2]
+
+
+def test_driver_records_events_on_their_own_device_and_lets_any_wait(
+    driver: RecordingDriver,
+) -> None:
+    event, stream = driver.new_event(0), driver.new_stream(1)
+    driver.wait(stream, event)
+    with pytest.raises(AssertionError, match="cannot be recorded on"):
+        driver.record(event, stream)
+
+
+async def test_thread_that_has_waited_for_an_event_lets_go_of_it(
+    driver: RecordingDriver, streams: CudaStreams
+) -> None:
+    event = streams.record(0, "onload")
+    gone = weakref.ref(event)
+    waiting = asyncio.ensure_future(streams.finished(event))
+    del event
+    await asyncio.sleep(0)
+    driver.release()
+    await waiting
+    del waiting
+    async with asyncio.timeout(5):
+        while gone() is not None:
+            await asyncio.sleep(0)
+    await streams.aclose()
+
+
 async def test_finished_is_told_by_one_thread_per_device(
     driver: RecordingDriver, streams: CudaStreams
 ) -> None:
@@ -169,6 +211,40 @@ def test_wait_for_a_failed_device_fails_the_device_that_waits(
         streams.copy(1, "peer", [], after=[event])
 
 
+def test_first_reason_of_a_failure_is_the_one_that_is_told(
+    driver: RecordingDriver, streams: CudaStreams
+) -> None:
+    event = streams.record(0, "offload")
+    for reason in ("first", "second"):
+        driver.fail(0, reason)
+        with pytest.raises(DeviceFailedError, match="device 0 has failed: first"):
+            streams.block(own(event))
+
+
+async def test_what_landed_before_its_device_failed_has_finished(
+    driver: RecordingDriver, streams: CudaStreams
+) -> None:
+    event = streams.record(0, "offload")
+    driver.run()
+    assert event.done
+    driver.fail(0, "gone")
+    with pytest.raises(DeviceFailedError):
+        streams.record(0)
+    await streams.finished(event)
+
+
+@pytest.mark.parametrize("name", ["onload", "offload", "peer"])
+async def test_closing_waits_for_each_stream_of_copies(
+    driver: RecordingDriver, streams: CudaStreams, name: StreamName
+) -> None:
+    streams.copy(0, name, [Copy(memory("p", 1), 0, memory("s", 2), 0)])
+    closing = asyncio.ensure_future(streams.aclose())
+    await time_for_threads()
+    assert not closing.done()
+    driver.release()
+    await closing
+
+
 class TestWhileAGraphIsCaptured:
     def test_nothing_touches_the_driver_and_all_follows_in_order(
         self, driver: RecordingDriver, streams: CudaStreams
@@ -196,8 +272,7 @@ class TestWhileAGraphIsCaptured:
         with streams.capturing():
             event = streams.record(0, "onload")
             waiting = asyncio.ensure_future(streams.finished(event))
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await time_for_threads()
             assert driver.calls == [] and not waiting.done()
         await waiting
         await streams.aclose()
@@ -230,6 +305,46 @@ class TestWhileAGraphIsCaptured:
                 streams.record(0)
             assert driver.calls == []
         assert len(driver.calls) == 1
+
+    def test_what_was_kept_back_is_enqueued_once(
+        self, driver: RecordingDriver, streams: CudaStreams
+    ) -> None:
+        for _ in range(2):
+            with streams.capturing():
+                streams.record(0)
+            with streams.capturing():
+                pass
+        assert [call.call for call in driver.calls] == ["record"] * 2
+
+    def test_questions_are_not_kept_back(
+        self, driver: RecordingDriver, streams: CudaStreams
+    ) -> None:
+        event = streams.record(0)
+        driver.calls.clear()
+        with streams.capturing():
+            assert not event.done
+        assert driver.calls == []
+
+    def test_what_a_thread_has_waited_for_is_known_to_be_done(
+        self, driver: RecordingDriver, streams: CudaStreams
+    ) -> None:
+        event = streams.record(0)
+        driver.run()
+        streams.block(own(event))
+        with streams.capturing():
+            assert event.done
+
+    def test_nothing_is_enqueued_behind_what_has_failed(
+        self, driver: RecordingDriver, streams: CudaStreams
+    ) -> None:
+        event = streams.record(0)
+        driver.fail(0, "gone")
+        assert not event.done
+        driver.calls.clear()
+        with streams.capturing():
+            streams.wait(1, "peer", event)
+            streams.copy(1, "peer", [])
+        assert driver.calls == []
 
     def test_failure_of_what_was_kept_back_fails_the_device(
         self, driver: RecordingDriver, streams: CudaStreams
