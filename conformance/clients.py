@@ -8,7 +8,7 @@ read back before each of its forwards. What the manager did in what order is for
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
@@ -86,6 +86,8 @@ class Clients:
     """Share of those for all that are launched after their step."""
     pads: bool = False
     """Whether in those for all a replica without requests gets a dummy."""
+    claimed: dict[str, tuple[TextContext, int]] = field(default_factory=dict)
+    """Requests that are being served, and on which replica."""
     finished: int = 0
     """Requests that went their whole way."""
     cancelled: int = 0
@@ -182,6 +184,7 @@ class Clients:
         """From the claim of a request to its release: some forwards."""
         manager = self.manager
         manager.claim(ctx.request_id, replica)
+        self.claimed[str(ctx.request_id)] = ctx, replica
         try:
             if rng.random() < self.chunk_share and ctx.tokens.active_length > 1:
                 ctx.chunk(rng.randrange(1, ctx.tokens.active_length))
@@ -200,6 +203,7 @@ class Clients:
                 self._forwards.step([row])
                 await self._perhaps_nap(rng)
         finally:
+            del self.claimed[str(ctx.request_id)]
             manager.release(ctx.request_id, replica)
 
     async def _perhaps_nap(self, rng: Random) -> None:

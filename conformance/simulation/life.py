@@ -207,8 +207,7 @@ async def _looks(
     rng = Random(f"{life.seed} looks")
     while True:
         await asyncio.sleep(rng.random() * LOOK_S)
-        ctx = clients.context(rng, "who only asks")
-        found = look(manager, len(record.events), rng, world.setup.replicas, ctx)
+        found = look(manager, len(record.events), rng, world.setup.replicas, clients)
         if found is not None:
             record.looks.append(found)
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
+from pagedkv.conformance.clients import Clients
 from pagedkv.conformance.simulation.counters import wrong_counters
 from pagedkv.conformance.validation import Follower
-from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import PagedKVError
 from pagedkv.reference.metrics import KVCacheMetrics
 
@@ -38,17 +38,19 @@ class Look:
 
 # Any: a manager's methods are asked by their names.
 def look(
-    manager: Any, num_events: int, rng: Random, replicas: int, ctx: TextContext
+    manager: Any, num_events: int, rng: Random, replicas: int, clients: Clients
 ) -> Look | None:
-    """Ask something at random; ``None`` if a device has failed, and nobody has been told yet."""
-    replica = rng.randrange(replicas)
-    question, about = rng.choice(
-        [
-            ("get_metrics_aggregated", ()),
-            ("get_prefix_cache_hit_counts", (ctx,)),
-            *((question, (replica,)) for question in PER_REPLICA),
-        ]
-    )
+    """Ask something at random; ``None`` if that is refused, as where a device has failed."""
+    replica, stranger = rng.randrange(replicas), clients.context(rng, "who only asks")
+    questions: list[tuple[str, tuple[object, ...]]] = [
+        ("get_metrics_aggregated", ()),
+        ("get_prefix_cache_hit_counts", (stranger,)),
+        *((question, (replica,)) for question in PER_REPLICA),
+    ]
+    if clients.claimed:
+        known = rng.choice(list(clients.claimed.values()))
+        questions.append(("get_pct_used_blocks_after_allocation", deepcopy(known)))
+    question, about = rng.choice(questions)
     try:
         answer = getattr(manager, question)(*deepcopy(about))
     except PagedKVError:
