@@ -80,14 +80,16 @@ class RecencyList:
         """Put ``numbers``, none of which is in the list, at the young end, in their order."""
         if not numbers:
             return
-        self._untidied.append(self._new_run(numbers))
+        run = self._new_run(numbers)  # first, because it may swap the older and the younger runs
+        self._untidied.append(run)
         self._open = None
 
     def prepend(self, numbers: Sequence[int]) -> None:
         """Put ``numbers``, none of which is in the list, at the old end, in their order."""
         if not numbers:
             return
-        self._tidied.appendleft(self._new_run(numbers))
+        run = self._new_run(numbers)
+        self._tidied.appendleft(run)
 
     def remove(self, number: int) -> None:
         """Take ``number``, which is in the list, out of it."""

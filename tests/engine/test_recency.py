@@ -1,6 +1,7 @@
 """A list of numbers does what an ordered dictionary does."""
 
 from collections import OrderedDict
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,25 @@ def test_recency_list_keeps_the_order(
             assert len(recency) == len(expected)
             assert all((n in recency) == (n in expected) for n in range(SIZE))
         assert list(recency) == list(expected)
+
+
+@pytest.mark.parametrize("longest", [3, 300])
+def test_the_order_outlasts_being_written_anew_many_times(longest: int) -> None:
+    rng, size = Random(0), 1000
+    recency = RecencyList(size, full=True)
+    expected = OrderedDict.fromkeys(range(size))
+    for _ in range(10_000):
+        numbers = rng.sample(range(size), rng.randint(1, longest))
+        if rng.random() < 0.2:
+            recency.discard(numbers)
+            recency.prepend(numbers)
+            for number in reversed(numbers):
+                expected.move_to_end(number, last=False)
+        else:
+            recency.renew(numbers)
+            for number in numbers:
+                expected.move_to_end(number)
+    assert list(recency) == list(expected)
 
 
 def test_a_number_that_has_left_comes_back_once() -> None:
