@@ -20,6 +20,7 @@ from pagedkv.engine.disk.files import RealFiles
 from pagedkv.engine.simulated import clock
 from pagedkv.engine.simulated.disk import DiskFaults
 from pagedkv.reference import InsufficientBlocksError
+from pagedkv.reference.events import Cleaned
 from pagedkv.specification import reference_specification
 from pagedkv.traces.manager_setup import ManagerSetup
 
@@ -267,6 +268,21 @@ def test_a_shutdown_that_is_cancelled_writes_everything_all_the_same(policy: str
             return not closing.cancelled()
 
     assert next(turn for turn in count() if clock.run(cancelled(turn))) > 3
+
+
+def test_a_shutdown_writes_leaves_before_their_roots() -> None:
+    async def scenario() -> None:
+        async with staged(**TIERED, write_policy="write_back") as stage:
+            ctx = stage.request("a")
+            stage.manager.claim("a", 0)
+            await stage.manager.alloc(ctx, 0)
+            stage.forward(ctx)
+            pages = stage.manager.get_req_blocks("a", 0)
+            await stage.manager.aclose()
+            cleaned = [event.pages for event in stage.events if isinstance(event, Cleaned)]
+            assert cleaned == [(page,) for page in reversed(pages[:3])]
+
+    clock.run(scenario())
 
 
 def test_whoever_closes_second_returns_when_all_is_written() -> None:

@@ -191,6 +191,28 @@ async def test_without_pages_it_is_refused_at_once(scene: Scene, make: Making) -
         await drained(manager)
 
 
+async def test_what_will_never_fit_is_refused_at_once(scene: Scene, make: Making) -> None:
+    scene.manager.claim("huge", 0)
+    with pytest.raises(InsufficientBlocksError, match="never fit"):
+        scene.manager.alloc(make.request(prompt(9), "huge"), 0, wait_s=60, defer=True)
+    scene.manager.release("huge", 0)
+
+
+def test_dirty_pages_are_cleaned_for_it_though_it_does_not_wait_for_others() -> None:
+    async def run() -> None:
+        async with staged(**{**TIERED, "write_policy": "write_back"}) as stage:
+            await stage.serve(stage.request("writer"))
+            ctx = stage.request("a", start=100)
+            stage.manager.claim("a", 0)
+            await stage.manager.alloc(ctx, 0, defer=True)
+            stage.forward(ctx)
+            stage.manager.release("a", 0)
+            await stage.settled()
+            await stage.manager.aclose()
+
+    clock.run(run())
+
+
 async def test_a_newcomer_does_not_overtake_the_line(scene: Scene, make: Making) -> None:
     manager = scene.manager
     async with manager.admit(make.request(range(5000, 5023), "holder")):

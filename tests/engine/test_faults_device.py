@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -14,6 +14,7 @@ from pagedkv.engine.planner import settling
 from pagedkv.engine.simulated.landings import land_by_chance
 from pagedkv.engine.streams.simulated import SimulatedStreams
 from pagedkv.reference import ReplicaPoisonedError, TextContext
+from pagedkv.reference.events import ReplicaPoisoned
 
 
 @asynccontextmanager
@@ -127,6 +128,102 @@ async def test_slots_are_free_when_the_last_copy_of_all_transfers_has_ended(make
         streams.run()
         await few_turns()
         assert manager.get_num_used_host_pages(0) == 0
+
+
+async def test_slots_of_an_offload_that_fails_half_enqueued_are_free_when_the_rest_has_ended(
+    make: Making,
+) -> None:
+    async with two_replicas(make, shards=2) as (manager, streams):
+        async with manager.admit(ctx := make.request(prompt(2), "a")):
+            manager.runtime_inputs([[ctx], []])
+            ctx.update(7)
+            manager.step([[ctx], []])
+        streams.fail_device(1)  # the copy on the other shard is enqueued before it is noticed
+        await few_turns()
+        assert manager.get_num_used_host_pages(0) == 2
+        streams.run_all()
+        await few_turns()
+        assert manager.get_num_used_host_pages(0) == 0
+
+
+async def test_of_a_batch_the_offloads_of_the_other_replica_begin_all_the_same(
+    make: Making,
+) -> None:
+    async with two_replicas(make) as (manager, streams), AsyncExitStack() as requests:
+        batches = [
+            [make.request(prompt(1, 100), "a"), make.request(prompt(1, 200), "b")],
+            [make.request(prompt(2, 300), "c")],
+        ]
+        for replica, batch in enumerate(batches):
+            for ctx in batch:
+                await requests.enter_async_context(manager.admit(ctx, replica))
+        manager.runtime_inputs(batches)
+        for ctx in (*batches[0], *batches[1]):
+            ctx.update(7)
+        streams.fail_device(0)
+        manager.step(batches)
+        await few_turns()
+        streams.run_all()
+        await few_turns()
+        assert manager.in_flight() == []
+        assert manager.get_num_used_host_pages(0) == 2
+
+
+@asynccontextmanager
+async def one_is_failing(
+    make: Making,
+) -> AsyncIterator[tuple[PagedKVCacheManager, SimulatedStreams]]:
+    """Replica 0 has failed while its last offload, of two blocks, goes on."""
+    async with two_replicas(make) as (manager, streams):
+        async with manager.admit(ctx := make.request(prompt(2), "a")):
+            manager.runtime_inputs([[ctx], []])
+            ctx.update(7)
+            manager.step([[ctx], []])
+        await few_turns()
+        yield manager, streams
+        streams.run_all()
+        await few_turns()
+        assert manager.in_flight() == []
+
+
+async def test_a_failed_replica_takes_no_more_work_though_a_copy_goes_on(make: Making) -> None:
+    async with one_is_failing(make) as (manager, _):
+        manager.poison(0, "the server says so")
+        assert manager.in_flight()
+        with pytest.raises(ReplicaPoisonedError, match="the server says so"):
+            manager.claim("b", 0)
+
+
+async def test_a_device_that_fails_again_while_a_copy_goes_on_has_failed_once(
+    make: Making,
+) -> None:
+    async with one_is_failing(make) as (manager, streams):
+        manager.poison(0, "first")
+        manager.poison(0, "second")
+        with pytest.raises(ReplicaPoisonedError, match="first"):
+            manager.claim("b", 0)
+        streams.run_all()
+        await few_turns()
+        assert [e.reason for e in make.events if isinstance(e, ReplicaPoisoned)] == ["first"]
+
+
+async def test_pages_of_a_load_that_fails_with_its_peer_are_for_who_waits(make: Making) -> None:
+    async with one_is_failing(make) as (manager, streams):
+        manager.step([[], []], launched=False)  # no copy begins until the launch
+        manager.claim("loads", 1)
+        manager.begin_alloc(make.request(prompt(2), "loads"), 1)
+        manager.cancel_alloc("loads", 1)
+        manager.claim("waits", 1)
+        ctx = make.request(prompt(3, 500), "waits")
+        waits = asyncio.create_task(manager.alloc(ctx, 1, wait_s=60))
+        manager.poison(0, "the server says so")
+        await few_turns()
+        assert not waits.done()
+        streams.run_all()
+        await few_turns()
+        assert waits.done()
+        await waits
+        manager.forward_launched([[], []])
 
 
 async def test_what_was_kept_back_is_not_copied_from_a_poisoned_replica(make: Making) -> None:

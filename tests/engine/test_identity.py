@@ -61,3 +61,17 @@ def test_digests_are_those_of_the_specification(
     hasher.extend(ctx, digests, count)
     assert digests == expected
     assert hasher.keys(digests) == [page_key(digest, algorithm) for digest in expected]
+
+
+@given(given=st.lists(st.binary(min_size=32, max_size=32), max_size=6), data=st.data())
+def test_digests_that_a_request_brings_are_its_digests(
+    given: list[bytes], data: st.DataObject
+) -> None:
+    tokens = TokenBuffer(np.arange(4 * len(given) + 1, dtype=np.int64))
+    ctx = TextContext(max_length=1000, tokens=tokens, given_digests=given)
+    digests: list[bytes] = []
+    for count in sorted(data.draw(st.lists(st.integers(0, len(given))))):
+        PageHasher(4, "sha256", None).extend(ctx, digests, count)
+        assert digests == page_digests(
+            ctx, count=count, page_size=4, algorithm="sha256", seed=None, known=digests
+        )

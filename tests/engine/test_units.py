@@ -1,13 +1,18 @@
-"""Which rows go together in one copy."""
+"""Which rows go together in one copy, and whose they are."""
 
+from typing import Literal
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pagedkv.engine.host_pool import HostPool
 from pagedkv.engine.movers.host_rows import HostRows
-from pagedkv.engine.movers.units import Unit, copies
+from pagedkv.engine.movers.units import Unit, copies, units_of
 from pagedkv.engine.streams.stream import Memory
+from pagedkv.reference.buffers import KVCacheBuffer, MultiKVCacheBuffer
+from pagedkv.traces.manager_setup import ManagerSetup
 
 PAGE = 4096
 
@@ -36,6 +41,25 @@ def test_adjacent_rows_of_one_chunk_are_one_copy() -> None:
     memory = Memory("host", torch.empty(41, 1, dtype=torch.uint8), 8)
     moved = copies(memory, range(4, 20), memory, range(20, 36))
     assert [copy.count for copy in moved] == [4, 8, 4]
+
+
+@pytest.mark.parametrize("cache", ["mha", "mla", "fp8", "tree"])
+def test_memory_of_a_device_is_that_of_its_shard(
+    cache: Literal["mha", "mla", "fp8", "tree"],
+) -> None:
+    setup = ManagerSetup(cache=cache, page_size=4, total_num_pages=4, shards=2, replicas=2)
+    for replica, buffer in enumerate(setup.params().allocate_buffers(5)):
+        units = units_of(buffer, replica, shards=2)
+        found = [(n, memory.rows.data_ptr()) for unit in units for n, memory in unit.memories]
+        caches = buffer.children.values() if isinstance(buffer, MultiKVCacheBuffer) else [buffer]
+        expected = [
+            (2 * replica + shard, tensor.data_ptr())
+            for child in caches
+            if isinstance(child, KVCacheBuffer)
+            for tensors in (child.values, child.scales or [])
+            for shard, tensor in enumerate(tensors)
+        ]
+        assert found == expected
 
 
 def test_rows_of_the_host_pool_know_its_chunks() -> None:
