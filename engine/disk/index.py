@@ -45,13 +45,17 @@ MIGRATIONS = (
 )
 """Each leads from the schema version that is its position to the next; 0 is an empty database."""
 
-_UNUSABLE = {
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_BUSY,
+_DAMAGED = {
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_SCHEMA,
 }
+"""What SQLite says of a database that is none of ours, or not any more. Whatever else it says may
+pass, and is no reason to throw a warm disk away."""
 
 _logger = logging.getLogger(__name__)
 
@@ -260,12 +264,12 @@ class Index:
         except sqlite3.Error as error:
             # The low byte is the kind of the error.
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-            if code in _UNUSABLE:
-                raise DirectoryUnusableError(self._directory, str(error)) from error
-            if code == sqlite3.SQLITE_IOERR and _is_full(self._directory):
-                # SQLite needs room beside the database, even to read it.
-                raise DirectoryUnusableError(self._directory, "no space is left") from error
-            raise IndexDamagedError(str(error)) from error
+            if code in _DAMAGED:
+                raise IndexDamagedError(str(error)) from error
+            # SQLite needs room beside the database, even to read it.
+            is_full = code == sqlite3.SQLITE_IOERR and _is_full(self._directory)
+            reason = "no space is left" if is_full else str(error)
+            raise DirectoryUnusableError(self._directory, reason) from error
 
 
 def _is_full(directory: Path) -> bool:

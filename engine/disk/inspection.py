@@ -33,7 +33,9 @@ class Contents:
 
 
 def inspect(path: Path) -> Contents:
-    """What the index of a directory says. Another process may have it open; nothing is changed.
+    """What the index of a directory says. Another process may have it open; no block is changed.
+
+    Of what a killed process has left, SQLite puts its log into the index.
 
     Raises:
         DirectoryUnusableError: There is no index, or it cannot be read.
@@ -48,7 +50,7 @@ def inspect(path: Path) -> Contents:
 def verify(path: Path) -> Iterator[tuple[PageKey, bool]]:
     """Each block and whether its bytes are those that were written, oldest first.
 
-    The directory is locked meanwhile, and nothing in it is changed.
+    The directory is locked meanwhile, and no block in it is changed.
 
     Raises:
         DirectoryInUseError: Somebody has it open.

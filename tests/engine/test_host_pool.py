@@ -209,6 +209,22 @@ def test_what_a_group_does_not_leave_is_refused(tmp_path: Path) -> None:
         check_memory("field", 31, locked=False, cgroup_root=root, own_cgroups=own)
 
 
+def test_a_group_that_has_more_than_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    own.write_text("0::/\n")
+    group(root, memory__max="100", memory__current="120", memory__stat="inactive_file 5\n")
+    assert cgroup_memory_left(root, own) == 0
+    with pytest.raises(InsufficientMemoryError, match="memory limit of the container"):
+        check_memory("field", 1, locked=False, cgroup_root=root, own_cgroups=own)
+
+
+def test_a_group_may_have_any_name(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    own.write_text("0::/a/b:c d\n")
+    group(root / "a/b:c d", memory__max="100", memory__current="70", memory__stat="")
+    assert cgroup_memory_left(root, own) == 30
+
+
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cgroup_memory_left(tmp_path, tmp_path / "missing") is None
 

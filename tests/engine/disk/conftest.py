@@ -1,7 +1,10 @@
 """A small disk tier in a temporary directory."""
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,12 @@ class Disk:
             raise error
         return into == self.content(name)
 
+    async def standstill(self, directory: BlockDirectory) -> None:
+        """Return when all has happened that nothing holds; for a directory of depth 1."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await directory._io.run("write", [lambda: None])  # behind all others
+
     async def survivors(self, capacity: int = 8) -> list[tuple[int, str]]:
         """What a clean close and another opening have left, oldest first."""
         directory = self.open(capacity=capacity)
@@ -86,3 +95,20 @@ async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
     yield disk
     for directory in disk.opened:
         await directory.aclose()
+    assert [thread.name for thread in threading.enumerate() if "pagedkv" in thread.name] == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_open(tmp_path: Path) -> Iterator[None]:
+    yield
+    descriptors = Path("/proc/self/fd").iterdir()
+    targets = [os.readlink(fd) for fd in descriptors if os.path.lexists(fd)]
+    assert [target for target in targets if target.startswith(str(tmp_path))] == []
+
+
+@pytest.fixture(autouse=True)
+def the_event_loop_reports_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What goes wrong in a callback, or in a task that nobody looks at, reaches only the log."""
+    yield
+    records = [*caplog.get_records("call"), *caplog.get_records("teardown")]
+    assert [record.getMessage() for record in records if record.name == "asyncio"] == []

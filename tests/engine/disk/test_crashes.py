@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from enum import Enum, auto
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -80,44 +81,62 @@ Moves = st.lists(
 )
 
 
-@settings(max_examples=60)  # each opens, fills and crashes a directory
-@given(moves=Moves, seed=st.integers(0, 1000), loses_power=st.booleans())
+class End(Enum):
+    """How a process comes to its end, and what goes with it."""
+
+    KILLED = auto()
+    POWER_LOST = auto()
+    POWER_LOST_WITH_LATEST_COMMITS = auto()
+    """The index is as it was remembered."""
+    POWER_LOST_WITH_THE_LOG = auto()
+    """The index is as it was synced."""
+
+
+@settings(max_examples=100)  # each opens, fills and crashes a directory
+@given(moves=Moves, seed=st.integers(0, 1000), end=st.sampled_from(End))
 def test_a_directory_is_a_dict_that_a_crash_can_make_smaller(
-    moves: list[tuple[str, int, int]], seed: int, loses_power: bool
+    moves: list[tuple[str, int, int]], seed: int, end: End
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run(Path(folder), moves, seed, loses_power))
+        asyncio.run(run(Path(folder), moves, seed, end))
 
 
-async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power: bool) -> None:
+async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, end: End) -> None:
     """Make the moves, crash, and look at what is there.
 
     A killed process loses what was not flushed. A loss of power also takes sectors of the slab
-    and the last commits of the index: it goes back to how it was at some earlier moment.
+    and the last commits of the index. But what the last clean close has stored and nobody has
+    overwritten is there, and what a flushed reset has taken is not.
     """
+    power = end is not End.KILLED
     path, files = folder / "tier", FaultyFiles(seed)
     directory = opened(path, files)
     model: dict[int, bytes] = {}
     flushed: dict[int, bytes] = {}
     forgotten: dict[int, bytes] = {}  # whose rows may still be there
+    closed: dict[int, bytes] = {}
+    reset: set[bytes] = set()
     earlier: dict[str, bytes] | None = None
     for number, (move, slot, tag) in enumerate(moves):
         match move:
             case "write":
                 key = f"{tag} {number}".encode()
                 flushed.pop(slot, None)
+                closed.pop(slot, None)
                 await write(directory, slot, key)
                 model[slot] = key
             case "forget":
                 directory.forget(slot)
                 flushed.pop(slot, None)
+                closed.pop(slot, None)
                 if slot in model:
                     forgotten[slot] = model.pop(slot)
             case "forget all":
                 directory.forget_all()
                 await directory.flush()
-                model.clear()
-                flushed.clear()
+                reset |= {*model.values(), *forgotten.values()}
+                for blocks in (model, flushed, forgotten, closed):
+                    blocks.clear()
                 earlier = None
             case "flush":
                 await directory.flush()
@@ -127,7 +146,7 @@ async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power:
                 await directory.aclose(sorted(model))
                 directory = opened(path, files)
                 assert directory.survivors == sorted(model.items())
-                flushed, earlier = dict(model), None
+                flushed, closed, earlier = dict(model), dict(model), None
             case "remember index":
                 await directory.flush()
                 earlier = index_files(path)
@@ -138,11 +157,13 @@ async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power:
     if power:
         files.crash()
     shutil.copytree(path, crashed)
-    if power and earlier is not None:
+    if end is End.POWER_LOST_WITH_LATEST_COMMITS and earlier is not None:
         for name in index_files(crashed):
             (crashed / name).unlink()
         for name, data in earlier.items():
             (crashed / name).write_bytes(data)
+    elif end is End.POWER_LOST_WITH_THE_LOG:
+        (crashed / "index.sqlite-wal").unlink()
     await directory.aclose()
 
     after = opened(crashed)
@@ -150,6 +171,9 @@ async def run(folder: Path, moves: list[tuple[str, int, int]], seed: int, power:
     for slot, key in found.items():
         intact = await read(after, slot, key)
         assert intact == content(key) if not power else intact in (None, content(key))
+        assert slot not in closed or intact is not None
+    assert closed.items() <= found.items()
+    assert reset.isdisjoint(found.values())
     if not power:
         assert flushed.items() <= found.items() <= model.items() | forgotten.items()
     await after.aclose()

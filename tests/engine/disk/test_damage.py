@@ -64,12 +64,13 @@ async def test_rows_that_have_changed_places_are_noticed(disk: Disk) -> None:
         await disk.holds(directory, "block 0", 1)
 
 
-async def test_the_model_is_part_of_what_is_verified(disk: Disk) -> None:
+@pytest.mark.parametrize("part", ["model", "layout"])
+async def test_the_namespace_is_part_of_what_is_verified(disk: Disk, part: str) -> None:
     await filled(disk)
     with closing(sqlite3.connect(disk.path / "index.sqlite")) as index:
-        index.execute("UPDATE meta SET value = 'liar' WHERE name = 'model'")
+        index.execute("UPDATE meta SET value = 'liar' WHERE name = ?", (part,))
         index.commit()
-    directory = disk.open(model="liar")
+    directory = disk.open(**{part: "liar"})
     with pytest.raises(BlockDamagedError):
         await disk.holds(directory, "block 0", 0)
 
@@ -117,6 +118,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a root overwritten": lambda index: change(index, 4096, b"\xff" * 4096),
     "no blocks table": execute("DROP TABLE blocks"),
     "no meta table": execute("DROP TABLE meta"),
+    "no namespace": execute("DELETE FROM meta"),
     "no layout": execute("DELETE FROM meta WHERE name = 'layout'"),
     "another type of layout": execute("UPDATE meta SET value = 5 WHERE name = 'layout'"),
     "a slot behind the end": execute("UPDATE blocks SET slot = 8 WHERE slot = 0"),

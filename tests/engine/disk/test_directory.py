@@ -1,22 +1,20 @@
 """What is written is read, in one life of a directory."""
 
 import asyncio
-import contextlib
 import errno
-import logging
-import mmap
 import os
 import resource
-import sqlite3
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.engine.disk.held_files import HeldWrites
+from tests.engine.disk.held_index import HeldIndex
+from tests.engine.disk.stored_rows import stored_rows
 
 from pagedkv.engine.disk import directory as directories
 from pagedkv.engine.disk.block import Block
-from pagedkv.engine.disk.directory import BlockDirectory
 from pagedkv.engine.disk.errors import BlockDamagedError, BlockMissingError
 from pagedkv.engine.disk.faulty_files import FaultyFiles, FileCall
 from pagedkv.engine.disk.files import RealFiles
@@ -111,6 +109,20 @@ async def test_a_large_transfer_is_shared_among_the_threads(
     assert sorted(files.calls) == [(0, 2), (2, 2), (4, 2), (6, 2)]
 
 
+async def test_a_transfer_may_have_more_blocks_than_the_system_takes_in_a_call(disk: Disk) -> None:
+    count = 2 * os.sysconf("SC_IOV_MAX") + 3
+    directory = disk.open(capacity=count, block_nbytes=2)
+    content = [slot.to_bytes(2) for slot in range(count)]
+    into = [bytearray(2) for _ in range(count)]
+
+    def blocks(buffers: Sequence[bytes | bytearray]) -> list[Block]:
+        return [Block(slot, content[slot], memoryview(buffers[slot])) for slot in range(count)]
+
+    assert not await directory.write(blocks(content))
+    assert not await directory.read(blocks(into))
+    assert into == content
+
+
 async def test_a_block_that_cannot_be_written_takes_no_other_along(disk: Disk) -> None:
     files = FaultyFiles()
     directory = disk.open(files=files)
@@ -152,20 +164,6 @@ async def test_a_slot_is_not_named_twice_in_one_call(disk: Disk) -> None:
     assert await disk.holds(directory, "a", 0)
 
 
-class HeldWrites(RealFiles):
-    """Files whose writes wait until the test lets them go on."""
-
-    def __init__(self) -> None:
-        self.begun, self.go_on = threading.Event(), threading.Event()
-        self.offsets: list[int] = []
-
-    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
-        self.begun.set()
-        assert self.go_on.wait(60)
-        self.offsets.append(offset)
-        return super().pwritev(fd, content, offset)
-
-
 @pytest.mark.parametrize("everything", [False, True])
 async def test_a_block_forgotten_while_it_is_written_does_not_come_back(
     disk: Disk, everything: bool
@@ -183,6 +181,26 @@ async def test_a_block_forgotten_while_it_is_written_does_not_come_back(
     await write
     with pytest.raises(BlockMissingError):
         await disk.holds(directory, "a", 0)
+    await directory.aclose()
+    assert await disk.survivors() == []
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_a_block_forgotten_before_it_is_written_does_not_come_back(
+    disk: Disk, everything: bool
+) -> None:
+    directory = disk.open()
+    await disk.write(directory, a=0)
+    await directory.flush()
+    index = HeldIndex(directory._opened.index)
+    write = asyncio.create_task(disk.write(directory, b=0))
+    await index.begun()  # and the bytes of the block wait for it
+    if everything:
+        directory.forget_all()
+    else:
+        directory.forget(0)
+    index.let_go()
+    await write
     await directory.aclose()
     assert await disk.survivors() == []
 
@@ -206,6 +224,19 @@ async def test_a_cancelled_write_returns_when_the_memory_is_free_again(disk: Dis
     assert await disk.survivors() == []
 
 
+async def test_a_slot_can_be_written_after_a_cancelled_write(disk: Disk) -> None:
+    files = HeldWrites()
+    directory = disk.open(files=files)
+    write = asyncio.create_task(disk.write(directory, a=0))
+    await asyncio.to_thread(files.begun.wait)
+    write.cancel()
+    files.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await write
+    await disk.write(directory, b=0)
+    assert await disk.holds(directory, "b", 0)
+
+
 async def test_a_slot_is_not_written_twice_at_a_time(disk: Disk) -> None:
     files = HeldWrites()
     directory = disk.open(files=files)
@@ -216,30 +247,6 @@ async def test_a_slot_is_not_written_twice_at_a_time(disk: Disk) -> None:
     files.go_on.set()
     await write
     assert await disk.holds(directory, "a", 0)
-
-
-async def test_closing_waits_for_a_write_and_keeps_it(disk: Disk) -> None:
-    files = HeldWrites()
-    directory = disk.open(files=files)
-    write = asyncio.create_task(disk.write(directory, a=0))
-    await asyncio.to_thread(files.begun.wait)
-    close = asyncio.create_task(directory.aclose())
-    close_again = asyncio.create_task(directory.aclose())
-    for _ in range(5):
-        await asyncio.sleep(0)
-    files.go_on.set()
-    # The loop stands still: the row of the block is not queued yet, and the index must not close.
-    directory._rows._thread.join(0.2)
-    assert directory._rows._thread.is_alive()
-    await asyncio.gather(write, close, close_again)
-    assert await disk.survivors() == [(0, "a")]
-
-
-async def test_a_closed_directory_says_so(disk: Disk) -> None:
-    directory = disk.open()
-    await directory.aclose()
-    with pytest.raises(RuntimeError, match="closed; open it again"):
-        await disk.write(directory, a=0)
 
 
 @pytest.mark.parametrize("slot", [-1, 8])
@@ -337,101 +344,38 @@ async def test_an_index_that_cannot_be_written_fails_no_block(
 
 
 async def test_the_row_of_the_old_block_is_gone_before_its_bytes(disk: Disk) -> None:
-    rows_at_write: list[int] = []
+    rows_at_write: list[dict[int, bytes]] = []
 
     class Watching(RealFiles):
         def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
-            with contextlib.closing(sqlite3.connect(disk.path / "index.sqlite")) as database:
-                rows = database.execute("SELECT count(*) FROM blocks WHERE slot = 0").fetchone()
-            rows_at_write.append(rows[0])
+            rows_at_write.append(stored_rows(disk.path))
             return super().pwritev(fd, content, offset)
 
     directory = disk.open(files=Watching())
     await disk.write(directory, a=0)
     await directory.flush()
     await disk.write(directory, b=0)
-    assert rows_at_write == [0, 0]
+    assert rows_at_write == [{}, {}]
 
 
-class CountedFlags(RealFiles):
-    """Files that count transfers past the page cache."""
-
-    def __init__(self) -> None:
-        self.direct: set[int] = set()
-        self.transfers: list[bool] = []
-
-    def open(self, path: Any, flags: int) -> int:
-        if flags & os.O_DIRECT and "refuses" in str(path):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        fd = super().open(path, flags)
-        if flags & os.O_DIRECT:
-            self.direct.add(fd)
-        return fd
-
-    def pwritev(self, fd: int, content: Sequence[memoryview], offset: int) -> int:
-        self.transfers.append(fd in self.direct)
-        return super().pwritev(fd, content, offset)
-
-
-async def aligned_write(disk: Disk, directory: BlockDirectory, offset: int = 0) -> None:
-    nbytes = directory.namespace.block_nbytes
-    content = memoryview(mmap.mmap(-1, 2 * 8192))[offset : offset + nbytes]
-    assert not await directory.write([Block(0, b"a", content)])
-    assert not await directory.read([Block(0, b"a", content)])
-
-
-async def test_direct_io_is_used_where_it_is_possible(disk: Disk) -> None:
-    files = CountedFlags()
-    await aligned_write(disk, disk.open(files=files, direct_io=True))
-    assert files.transfers == [True]
-
-
-@pytest.mark.parametrize(
-    ("path", "block_nbytes", "offset", "reason"),
-    [
-        ("tier", 4096, 512 + 1, "a buffer does not begin at a multiple of 4096"),
-        ("tier", 4096 + 512, 0, "blocks of 4608 bytes are no multiple of 4096"),
-        ("refuses", 4096, 0, "the file system does not take it (Invalid argument)"),
-    ],
-)
-async def test_where_direct_io_is_impossible_one_warning_says_why(
-    disk: Disk,
-    caplog: pytest.LogCaptureFixture,
-    path: str,
-    block_nbytes: int,
-    offset: int,
-    reason: str,
-) -> None:
-    files = CountedFlags()
-    directory = disk.open(
-        path=disk.path / path, files=files, direct_io=True, block_nbytes=block_nbytes
-    )
-    await aligned_write(disk, directory, offset)
-    await aligned_write(disk, directory, offset)
-    assert files.transfers == [False, False]
-    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(warnings) == 1
-    assert reason in warnings[0]
-
-
-async def test_a_slot_is_not_overwritten_before_its_old_row_is_gone(disk: Disk) -> None:
+@pytest.mark.parametrize("end", ["overwritten", "forgotten", "reset"])
+async def test_a_slot_is_not_overwritten_before_its_old_row_is_gone(disk: Disk, end: str) -> None:
     """Or a process killed in between leaves a row that stands for other bytes."""
-    directory = disk.open()
+    directory = disk.open(depth=1)
     await disk.write(directory, a=0)
     await directory.flush()
-    may_go, apply = threading.Event(), directory._opened.index.apply
-
-    def late(*changes: Any, **options: Any) -> None:
-        may_go.wait()
-        apply(*changes, **options)
-
-    directory._opened.index.apply = late
-    write = asyncio.ensure_future(disk.write(directory, b=0))
-    await asyncio.sleep(0.05)
+    index = HeldIndex(directory._opened.index)
+    if end == "forgotten":
+        directory.forget(0)
+        await index.begun()
+    elif end == "reset":
+        directory.forget_all()
+    write = asyncio.create_task(disk.write(directory, b=0))
+    await disk.standstill(directory)
     on_disk = memoryview(bytearray(disk.block_nbytes))
     directory._slab.read(0, [on_disk])
     still_there = on_disk == disk.content("a")
-    may_go.set()
+    index.let_go()
     await write
     assert still_there
     assert await disk.holds(directory, "b", 0)

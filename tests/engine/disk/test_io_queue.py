@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pagedkv.engine.disk import io_queue
-from pagedkv.engine.disk.io_queue import IoQueue, Kind
+from pagedkv.engine.disk.io_queue import IoQueue, Kind, to_the_end
 
 
 async def test_a_read_overtakes_the_writes_that_wait() -> None:
@@ -160,3 +160,38 @@ async def test_errors_reach_whoever_asked_and_the_queue_goes_on() -> None:
             await queue.run("read", [lambda: 1 // 0])
     assert await queue.run("write", [lambda: 5, lambda: 6]) == [5, 6]
     queue.close()
+
+
+async def test_all_threads_that_linger_are_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io_queue, "LINGER_S", 60)
+    queue, all_there = IoQueue(depth=3), threading.Barrier(3)
+    for _ in range(2):
+        await queue.run("read", [lambda: all_there.wait(10)] * 3)
+    queue.close()
+
+
+async def test_a_call_may_be_cancelled_when_it_is_over() -> None:
+    queue, begun, go_on = IoQueue(depth=1), threading.Event(), threading.Event()
+
+    def call() -> None:
+        begun.set()
+        go_on.wait(60)
+
+    run = asyncio.create_task(queue.run("read", [call]))
+    await asyncio.to_thread(begun.wait)
+    go_on.set()
+    queue.close()  # the loop stands still until the call is over and the thread has ended
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
+async def test_what_fails_when_nobody_waits_any_more_is_not_reported() -> None:
+    job: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting = asyncio.create_task(to_the_end(job))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    job.set_exception(ZeroDivisionError())
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
