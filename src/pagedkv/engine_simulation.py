@@ -5,11 +5,13 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from random import Random
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pagedkv.conformance.forwards import Launch
 from pagedkv.conformance.simulation.world import Life, World
 from pagedkv.engine import PagedKVCacheManager
+from pagedkv.engine.planner import key_map, recency
 from pagedkv.engine.simulated import clock
 from pagedkv.engine.simulated.disk import DiskFaults, SimulatedDisk
 from pagedkv.engine.simulated.landings import land_by_chance
@@ -26,6 +28,14 @@ Result = TypeVar("Result")
 
 POLL_S = 0.0005
 """How often one looks whether it may go on."""
+
+
+SIZES: tuple[tuple[ModuleType, str, tuple[int, ...]], ...] = (
+    (recency, "LONGEST_RUN", (1, 3, recency.LONGEST_RUN)),
+    (key_map, "MOST_PLAIN_KEYS", (0, key_map.MOST_PLAIN_KEYS)),
+)
+"""Sizes from which on the engine goes about things in another way, and such as small worlds reach.
+The last are those that it has."""
 
 
 class UnforeseenError(AssertionError):
@@ -49,7 +59,7 @@ class EngineSimulator:
             StandstillError: ``main`` can never end.
             UnforeseenError: The engine has logged an exception.
         """
-        with exceptions_logged_by_the_engine() as logged:
+        with exceptions_logged_by_the_engine() as logged, sizes_as_they_were():
             result = clock.run(main)
         if logged:
             raise UnforeseenError("\n".join(logged))
@@ -57,6 +67,9 @@ class EngineSimulator:
 
     def machine(self, world: World) -> "EngineMachine":
         """A machine for a world, with an empty disk."""
+        rng = Random(f"{world.seed} sizes")
+        for module, name, sizes in SIZES:
+            setattr(module, name, rng.choice(sizes))
         return EngineMachine(world)
 
 
@@ -191,3 +204,13 @@ def exceptions_logged_by_the_engine() -> Iterator[list[str]]:
         yield logged
     finally:
         logger.removeHandler(handler)
+
+
+@contextmanager
+def sizes_as_they_were() -> Iterator[None]:
+    """At the end, the engine has its own sizes again."""
+    try:
+        yield
+    finally:
+        for module, name, sizes in SIZES:
+            setattr(module, name, sizes[-1])
