@@ -9,8 +9,11 @@ from typing import Any
 from pagedkv.conformance.clients import Clients
 from pagedkv.conformance.simulation.counters import wrong_counters
 from pagedkv.conformance.validation import Follower
+from pagedkv.reference.context import TextContext
 from pagedkv.reference.errors import PagedKVError
+from pagedkv.reference.identity import page_digests, page_key
 from pagedkv.reference.metrics import KVCacheMetrics
+from pagedkv.traces.events.setup import RunSetup
 
 PER_REPLICA = (
     "get_num_used_disk_pages",
@@ -58,17 +61,33 @@ def look(
     return Look(num_events, question, about, answer)
 
 
-def wrong_answer(follower: Follower, look: Look) -> str | None:
+def wrong_answer(follower: Follower, setup: RunSetup, look: Look) -> str | None:
     """What the specification answers in its place, for people; ``None``: the same."""
     if isinstance(look.answer, KVCacheMetrics):
         return wrong_counters(follower, look.answer)
-    expected = getattr(follower.player.manager, look.question)(*deepcopy(look.about))
+    about = [_recorded(item, setup) for item in deepcopy(look.about)]
+    expected = getattr(follower.player.manager, look.question)(*about)
     if _plain(look.answer) == _plain(expected):
         return None
     return (
         f"after event {look.num_events - 1}: {look.question} is {look.answer}, but should be "
         f"{expected}"
     )
+
+
+def _recorded(item: object, setup: RunSetup) -> object:
+    """A context brings its keys along: of its digests a recorded run knows no more than them."""
+    if isinstance(item, TextContext):
+        algorithm, size = setup.hash_algorithm, setup.page_size
+        digests = page_digests(
+            item,
+            count=len(item.tokens) // size,
+            page_size=size,
+            algorithm=algorithm,
+            seed=setup.hash_seed,
+        )
+        item.given_digests = [page_key(digest, algorithm) for digest in digests]
+    return item
 
 
 def _plain(answer: Any) -> object:

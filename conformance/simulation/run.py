@@ -126,7 +126,7 @@ def check(run: Run, simulator: Simulator, specification: SpecificationFactory) -
         divergence = divergence or _first_divergence(
             follower, record.events[: look.num_events], out_of_turn
         )
-        if divergence is None and (wrong := wrong_answer(follower, look)):
+        if divergence is None and (wrong := wrong_answer(follower, run.world.setup, look)):
             wrong_answers.append(wrong)
     divergence = divergence or _first_divergence(follower, record.events, out_of_turn)
     if (divergence := divergence or follower.unfinished()) is not None:
