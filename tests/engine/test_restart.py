@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.engine.stage import TIERED, staged
 
 from pagedkv.conformance.bench import Recording
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("PAGEDKV_KILLS", "10"))
 
 
+@pytest.mark.timeout(300 + 10 * KILLS)
 def test_an_engine_serves_from_what_a_killed_one_has_left(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.killed_engine", tmp_path / "tier", str(KILLS)],

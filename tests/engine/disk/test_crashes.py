@@ -13,6 +13,7 @@ import tempfile
 from enum import Enum, auto
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ async def write(directory: BlockDirectory, slot: int, key: bytes) -> None:
         raise error
 
 
+@pytest.mark.timeout(300 + KILLS)
 def test_every_block_that_a_killed_process_leaves_is_whole(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_process.py")
     done = subprocess.run(
