@@ -114,7 +114,7 @@ def main() -> None:
     os.chdir(copy)
     os.environ |= {"PYTHONPATH": str(copy / "src"), "CI": "1"}
     command = test_command() if options.target == "reference" else engine_test_command()
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
+    if subprocess.run(command, capture_output=True).returncode != 0:
         sys.exit(f"the {options.target} itself fails: nothing could be concluded")
     config = ConfigDict({"test-command": shlex.join(command), "timeout": MUTANT_TIMEOUT_S})
     config["distributor"] = {"name": "local"}
@@ -145,8 +145,8 @@ def test_command() -> list[str]:
 
 
 def engine_test_command() -> list[str]:
-    """Seeds with all faults, cancellations, real threads, and the suite."""
-    names = ("faults_seeds", "cancellation", "admission", "concurrent_runs")
+    """Parts by themselves, seeds with all faults, cancellations, real threads, and the suite."""
+    names = ("recency", "key_map", "faults_seeds", "cancellation", "admission", "concurrent_runs")
     tests = [f"tests/engine/test_{name}.py" for name in names]
     pytest = [sys.executable, "-m", "pytest", "-qx", f"--timeout={TEST_TIMEOUT_S}"]
     suite = [sys.executable, "-m", "pagedkv", "conformance", "--impl", "engine", "--examples", "20"]

@@ -91,11 +91,19 @@ def test_a_number_that_has_left_comes_back_once() -> None:
     assert list(recency) == [1, 0, 2]
 
 
-def test_what_is_left_behind_is_never_more_than_a_few_times_what_is_there() -> None:
-    recency = RecencyList(1000, full=True)
+@pytest.mark.parametrize("by_itself", [False, True])
+def test_what_is_left_behind_is_never_more_than_a_few_times_what_is_there(by_itself: bool) -> None:
+    size = 5000  # so that a number has left the youngest run when it comes again
+    recency = RecencyList(size, full=True)
     for number in range(100_000):
-        recency.renew([number % 997])
-    assert recency.num_entries <= 5 * module.LONGEST_RUN
+        if by_itself:
+            recency.discard([number % size])
+            recency.append(number % size)
+        else:
+            recency.renew([number % size])
+    runs = (*recency._tidied, *recency._untidied)
+    assert sum(map(len, runs)) // module.ENTRY_NBYTES == recency.num_entries
+    assert recency.num_entries <= 2 * size + 2 * module.LONGEST_RUN
 
 
 def test_a_number_that_is_there_does_not_come_twice() -> None:
