@@ -176,10 +176,11 @@ in every run and for all of them with `PAGEDKV_ALL_MUTANTS=1`. The table is writ
 `python -m tests.engine.mutant_runs --table`.
 
 Of the planner, `nice python scripts/mutants.py --target engine --sample 40 --seed 7` draws mutants
-by lot, as above. On 2026-11-23, with Python 3.11 and torch 2.13.0: **35 of 40 were killed** (of 1,452;
-the 95 % interval is 73.9 % to 94.5 %). Of the five survivors four are equivalent: a load of nothing, a
-class that may be written to, and two sizes of runs that only decide on time and memory. The fifth let
-what is left behind in a list of recency pile up where numbers come one by one; a test kills it now.
+by lot, as above. On 2026-11-23, with Python 3.11 and torch 2.13.0: **35 of 40 were killed** (of
+1,452; the 95 % interval is 73.9 % to 94.5 %). Of the five survivors four are equivalent: a load of
+nothing, a class that may be written to, and two sizes of runs that only decide on time and memory.
+The fifth let what is left behind in a list of recency pile up where numbers come one by one; a test
+kills it now.
 
 """
 
