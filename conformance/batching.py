@@ -85,7 +85,8 @@ class Batching:
             forward = self._of_present(turns, self._forwards.prepare)
             if self._rng.random() < self._steps_first:
                 self._of_present(turns, _advance)
-                self._of_present(turns, partial(self._forwards.step, launched=False))
+                for part in (turns[::2], turns[1::2]):  # as schedulers do that step by group
+                    self._of_present(part, partial(self._forwards.step, launched=False))
                 await self._perhaps_others()
                 forward.launch()
             else:

@@ -276,8 +276,10 @@ def all_contexts_are_reserved_or_none(bench: Bench) -> None:
     contexts = [driver.request(bench.prompt(2)) for _ in range(2)]
     contexts.append(driver.request(bench.prompt(6, 50)))
     driver.refused("CLAIM-5", InsufficientBlocksError, "reserve", [contexts])
+    for ctx in contexts:
+        driver.claim(ctx)
     for ctx in contexts[:2]:
-        driver.alloc(driver.claim(ctx))
+        driver.alloc(ctx)
 
 
 @check("CLAIM-5", needs=("reserve",))
@@ -348,6 +350,7 @@ def all_replicas_are_reserved_or_none(bench: Bench) -> None:
     driver = bench.driver(replicas=2)
     here, there, large = (driver.request(bench.prompt(n, 50 * n)) for n in (1, 2, 8))
     driver.refused("CLAIM-5", InsufficientBlocksError, "reserve", [[here], [there, large]])
+    driver.claim(large, 1)
     for replica, ctx in enumerate((here, there)):
         driver.alloc(driver.claim(ctx, replica))
 

@@ -207,6 +207,19 @@ async def test_a_device_that_fails_again_while_a_copy_goes_on_has_failed_once(
         assert [e.reason for e in make.events if isinstance(e, ReplicaPoisoned)] == ["first"]
 
 
+async def test_pages_that_a_peer_fills_are_not_given_away_while_it_copies(make: Making) -> None:
+    async with two_replicas(make) as (manager, streams):
+        await serve(manager, streams, make.request(prompt(2), "a"))
+        manager.claim("loads", 1)
+        loads = asyncio.create_task(manager.alloc(make.request(prompt(2), "loads"), 1))
+        await few_turns()
+        manager.poison(0, "the server says so")
+        await few_turns()
+        assert [transfer.source for transfer in manager.in_flight()] == ["peer"]
+        streams.run_all()
+        await loads
+
+
 async def test_pages_of_a_load_that_fails_with_its_peer_are_for_who_waits(make: Making) -> None:
     async with one_is_failing(make) as (manager, streams):
         manager.step([[], []], launched=False)  # no copy begins until the launch
