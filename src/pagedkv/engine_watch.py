@@ -1,7 +1,7 @@
 """Whether an engine serves whoever can be served, and nobody who cannot, looked at from outside."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
 from pagedkv.engine import PagedKVCacheManager
@@ -42,30 +42,35 @@ class EngineWatch:
             AssertionError: Somebody waits for nothing, a replica was given up although its devices
                 work, or takes a request although one has failed.
         """
-        before: list[Context | None] = []
+        before: list[list[Hashable]] = [[] for _ in self._line]
         while not self._manager._closed:
             self._look_at_devices()
-            now = [self._served_next(replica) for replica in range(len(self._line))]
-            for replica, ctx in enumerate(before):
-                assert ctx is None or ctx is not now[replica], (
-                    f"{ctx.request_id!r} is first in line, and fits, but nobody tells it"
-                )
+            now = [self._all_fit(replica) for replica in range(len(self._line))]
+            for waited, waits in zip(before, now, strict=True):
+                assert not waits or waits != waited, f"{waits} wait for pages that are there"
             before = now
             await asyncio.sleep(LOOK_S)
 
-    def _served_next(self, replica: int) -> Context | None:
-        """Who stands first in line, if it fits and there is nothing to wait for."""
+    def _all_fit(self, replica: int) -> list[Hashable]:
+        """Who stands in line, if there is nothing to wait for, whoever stands first.
+
+        That may be any of them: who has been served, and whose load has failed, comes again.
+        """
         state = self._manager._state
         if state.in_flight or replica in {**state.failing, **state.poisoned}:
-            return None
+            return []
+        waits: list[Hashable] = []
         for ctx in self._line[replica]:
             request = state.requests.get(ctx.request_id)
-            if request is not None and not request.pages:
-                if request.plan is not None:
-                    return None
-                lacking = allocation.refusal(state, ctx, replica)
-                return ctx if lacking.needed <= lacking.free else None
-        return None
+            if request is None or request.pages:
+                continue
+            if request.plan is not None:
+                return []
+            lacking = allocation.refusal(state, ctx, replica)
+            if lacking.needed > lacking.free:
+                return []
+            waits.append(ctx.request_id)
+        return waits
 
     def _look_at_devices(self) -> None:
         state, shards = self._manager._state, self._manager.params.tensor_parallel_degree
